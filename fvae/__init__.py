@@ -1,0 +1,1 @@
+"""fvae: VAEs, normalizing flows and everything between them, under one objective."""

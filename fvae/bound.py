@@ -1,0 +1,142 @@
+"""The one objective. A latent model is three rooms, posterior, decoder and prior, on one path from noise to noise:
+
+    x                      x                       y
+    v                      ^ decoder q(x|z)        v
+    u --> posterior F_x --> z ------------> prior P_y --> e ~ N(0, I)
+          + log|det|                        + log|det|
+
+    loss = log N(u) - log|det F_x| - log q(x|z) - ( log N(e) + log|det P_y| )
+
+in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, flows and f-VAE are choices of the rooms.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fvae.atoms import LOG_2PI, colour, log_normal, total
+from fvae.flows import ActNorm, Colour, Flatten, Flow
+
+
+class Terms(NamedTuple):
+    """The four terms of the objective, in nats, each (B,)."""
+
+    log_u: Tensor  # log N(u; 0, I)
+    logdet: Tensor  # log |det dF_x(u)/du|
+    log_x: Tensor  # log q(x|z)
+    log_z: Tensor  # log q(z|y): log N(e) + log |det| of the prior
+
+    @property
+    def rate(self) -> Tensor:
+        """log p(z|x) - log q(z|y): what z costs; its mean over u is KL(p(z|x) || q(z|y))."""
+        return self.log_u - self.logdet - self.log_z
+
+    @property
+    def distortion(self) -> Tensor:
+        """-log q(x|z): what x costs once z is known."""
+        return -self.log_x
+
+    def loss(self, beta: float = 1.0) -> Tensor:
+        """Mean over the batch of distortion + beta rate: a scalar, nats a sample."""
+        return (self.distortion + beta * self.rate).mean()
+
+
+def bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:
+    """Nats a sample to bits a dimension: the one place where they are converted."""
+    return nats / (dims * math.log(2))
+
+
+class LatentModel(nn.Module):
+    """Posterior, decoder and prior in one model; see the top of this module.
+
+    ``shape`` is a data sample's shape and ``latent`` that of u and z; images enter and leave in bins 0 .. 2^bits - 1.
+    The prior ends in flat codes e of D values. Calling the model gives the ``Terms`` to train on.
+    """
+
+    def __init__(
+        self,
+        posterior: Flow,
+        decoder: nn.Module,
+        prior: Flow,
+        shape: tuple[int, ...],
+        latent: tuple[int, ...],
+    ):
+        super().__init__()
+        self.posterior, self.decoder, self.prior = posterior, decoder, prior
+        self.shape, self.latent = shape, latent
+        # Where posterior and prior are both Gaussian, the rate's mean over u is known: see forward.
+        self.gaussian = isinstance(posterior, Colour) and isinstance(prior, Flatten)
+
+    def forward(self, x: Tensor, y=None, u: Tensor | None = None, sampled: bool = False) -> Terms:
+        """The objective's terms for x (B, *shape), with u (B, *latent) given or drawn.
+
+        Of a Gaussian posterior and prior, log N(u) and log q(z) are given as their means over u, so that the rate is
+        KL = 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1) without noise: near collapse the sampled one's gradient has
+        thousands of times the variance. With ``sampled`` every term is that of the u at hand.
+        """
+        u = self.noise(len(x)) if u is None else u
+        if self.gaussian and not sampled:
+            mean, log_std = self.posterior.params(x)
+            z, logdet = colour(u, mean, log_std)
+            half = u[0].numel() / 2
+            log_u = torch.full_like(logdet, -half * (LOG_2PI + 1))
+            log_z = -0.5 * total(mean.square() + torch.exp(2 * log_std)) - half * LOG_2PI
+            return Terms(log_u, logdet, self.decoder(x, z), log_z)
+        z, logdet = self.posterior(u, x)
+        e, logdet_prior = self.prior(z, y)
+        return Terms(log_normal(u), logdet, self.decoder(x, z), log_normal(e) + logdet_prior)
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """u ~ N(0, I): (n, *latent), of the model's type and on its device, the same on each device for a CPU generator."""
+        like = next(self.parameters())
+        if generator is None:
+            return torch.randn(n, *self.latent, dtype=like.dtype, device=like.device)
+        u = torch.randn(n, *self.latent, dtype=like.dtype, device=generator.device, generator=generator)
+        return u.to(like.device)
+
+    def encode(self, x: Tensor, y=None) -> Tensor:
+        """The code of x at u = 0 (the posterior's median; the middle of the bin): (B, *shape) -> (B, D)."""
+        z, _ = self.posterior(torch.zeros_like(self.noise(len(x))), x)
+        return self.prior(z, y)[0]
+
+    def decode(self, e: Tensor, y=None) -> Tensor:
+        """The decoder's mean at a code: (B, D) -> (B, *shape), in bins, neither rounded nor clipped."""
+        return self.decoder.mean(self.prior.inverse(e, y))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """n images from e ~ temperature N(0, I): (n, *shape), in bins."""
+        return self.decode(temperature * self.noise(n, generator).flatten(1), y)
+
+
+def fit_actnorms(model: nn.Module, x: Tensor, y=None) -> None:
+    """Set every ``ActNorm`` from one batch, in one pass: each sees the output of those before it, already set.
+
+    Call it once, before training (and before compiling or wrapping for several devices), with a large batch x
+    (256 is enough). A loaded model needs none.
+    """
+    hooks = [
+        m.register_forward_pre_hook(lambda flow, args: flow.fit(args[0]))
+        for m in model.modules()
+        if isinstance(m, ActNorm)
+    ]
+    try:
+        with torch.no_grad():
+            model(x, y)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def importance_bound(terms: Iterator[Terms]) -> Tensor:
+    """The K-sample bound on -log p(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
+
+    In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.
+    """
+    log_weights = torch.stack([-(t.rate + t.distortion).double() for t in terms])
+    return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

@@ -1,0 +1,28 @@
+"""Invertible maps with their log-determinants: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond)``."""
+
+from fvae.flows.affine import ActNorm, Colour, Whiten
+from fvae.flows.base import Chain, Flow, Inverse
+from fvae.flows.coupling import Coupling
+from fvae.flows.dequantise import Dequantise
+from fvae.flows.linear import InvertibleConv
+from fvae.flows.multiscale import FactorOut, multiscale
+from fvae.flows.reshape import Flatten, Permute, Squeeze, reverse, shuffle
+
+__all__ = [
+    "ActNorm",
+    "Chain",
+    "Colour",
+    "Coupling",
+    "Dequantise",
+    "FactorOut",
+    "Flatten",
+    "Flow",
+    "Inverse",
+    "InvertibleConv",
+    "Permute",
+    "Squeeze",
+    "Whiten",
+    "multiscale",
+    "reverse",
+    "shuffle",
+]

@@ -1,0 +1,56 @@
+"""Learned mixing of channels: the invertible 1x1 convolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fvae.flows.base import Flow
+
+
+class InvertibleConv(Flow):
+    """z = W x at each place, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
+
+    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and L (unit diagonal),
+    U and log |s| are trained: no determinant is ever taken (one of 48 channels underflows float32), and W can't become
+    singular. Mixing runs in float32 or wider also under autocast: it is part of the flow's own path.
+    """
+
+    order: Tensor
+    signs: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
+        p, lower, upper = torch.linalg.lu(rotation)
+        s = upper.diagonal()
+        dtype = torch.get_default_dtype()
+        self.register_buffer("order", p.argmax(1))  # row i of P a is row order[i] of a
+        self.register_buffer("signs", s.sign().to(dtype))
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.log_s = nn.Parameter(s.abs().log().to(dtype))
+
+    def triangles(self) -> tuple[Tensor, Tensor]:
+        """L and U with their diagonals, both (C, C)."""
+        eye = torch.eye(len(self.log_s), dtype=self.log_s.dtype, device=self.log_s.device)
+        lower = self.lower.tril(-1) + eye
+        return lower, self.upper.triu(1) + torch.diag(self.signs * self.log_s.exp())
+
+    def forward(self, x, cond=None):
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self.triangles()
+            z = mix((lower @ upper)[self.order], x)
+        places = x[0, 0].numel()
+        return z, (places * self.log_s.sum()).expand(len(x))
+
+    def inverse(self, z, cond=None):
+        with torch.autocast(z.device.type, enabled=False):
+            lower, upper = self.triangles()
+            eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+            w = torch.linalg.solve_triangular(lower, eye[:, self.order], upper=False, unitriangular=True)
+            return mix(torch.linalg.solve_triangular(upper, w, upper=True), z)
+
+
+def mix(w: Tensor, x: Tensor) -> Tensor:
+    """Apply ``w`` (C, C) to the channels of ``x`` (B, C) or (B, C, H, W)."""
+    return F.linear(x, w) if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])

@@ -1,0 +1,110 @@
+"""Convolutional networks: what couplings, f-VAE's E and G, and the VAE's encoder and decoder are made of."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
+    """A convolution that starts at zero, so that what it feeds starts as the identity."""
+    conv = nn.Conv2d(c_in, c_out, size, padding=size // 2)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def coupling_net(c_in: int, c_out: int, width: int) -> nn.Sequential:
+    """conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (zero): (B, c_in, H, W) -> (B, c_out, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(c_in, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 1),
+        nn.ReLU(),
+        zero_conv(width, c_out, 3),
+    )
+
+
+class Residual(nn.Module):
+    """x + conv1x1(ReLU(GroupNorm(conv3x3(x)))), the last at zero: (B, C, H, W) to itself.
+
+    GroupNorm, since BatchNorm's statistics would have to be estimated again before sampling.
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+            nn.GroupNorm(math.gcd(8, hidden), hidden),
+            nn.ReLU(),
+            zero_conv(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def squeezing(channels: int, squeezes: int, blocks: int, hidden: int) -> nn.Sequential:
+    """f-VAE's E: (squeeze, residual steps) times ``squeezes``: (B, C, H, W) -> (B, C 4^n, H/2^n, W/2^n)."""
+    layers: list[nn.Module] = []
+    for _ in range(squeezes):
+        channels *= 4
+        layers.append(nn.PixelUnshuffle(2))
+        layers += [Residual(channels, max(channels, hidden)) for _ in range(blocks)]
+    return nn.Sequential(*layers)
+
+
+def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int) -> nn.Sequential:
+    """f-VAE's G, the mirror image of E: (B, C 4^n, H/2^n, W/2^n) -> (B, C, H, W)."""
+    layers: list[nn.Module] = []
+    for i in range(squeezes, 0, -1):
+        c = channels * 4**i
+        layers += [Residual(c, max(c, hidden)) for _ in range(blocks)]
+        layers.append(nn.PixelShuffle(2))
+    return nn.Sequential(*layers)
+
+
+def vector_encoder(
+    shape: tuple[int, int, int], out: int, width: int, levels: int, blocks: int
+) -> nn.Sequential:
+    """Strided convolutions and residual steps to a vector: (B, C, H, W) -> (B, out)."""
+    c, h, w = shape
+    widths = [width * 2**i for i in range(levels)]
+    layers: list[nn.Module] = []
+    for a, b in zip([c, *widths], widths, strict=False):
+        layers += [
+            nn.Conv2d(a, b, 4, stride=2, padding=1),
+            *(Residual(b, b) for _ in range(blocks)),
+            nn.ReLU(),
+        ]
+    places = (h >> levels) * (w >> levels)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * places, out))
+
+
+def vector_decoder(
+    shape: tuple[int, int, int], d: int, width: int, levels: int, blocks: int
+) -> nn.Sequential:
+    """The mirror image of ``vector_encoder``: (B, d) -> (B, C, H, W)."""
+    c, h, w = shape
+    widths = [width * 2**i for i in reversed(range(levels))]
+    small = (widths[0], h >> levels, w >> levels)
+    layers: list[nn.Module] = [nn.Linear(d, math.prod(small)), nn.Unflatten(1, small)]
+    for a, b in zip(widths, [*widths[1:], c], strict=True):
+        layers += [
+            *(Residual(a, a) for _ in range(blocks)),
+            nn.ReLU(),
+            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1),
+        ]
+    return nn.Sequential(*layers)
+
+
+class Scaled(nn.Module):
+    """``net`` on bins 0 .. 2^bits - 1 brought to [-1, 1]: networks scale inside."""
+
+    def __init__(self, net: nn.Module, bits: int):
+        super().__init__()
+        self.net, self.bits = net, bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(torch.get_default_dtype()) if not x.is_floating_point() else x
+        return self.net((x + 0.5) / 2 ** (self.bits - 1) - 1)

@@ -1,0 +1,88 @@
+"""Who computes (mean, log_std): the hinge between the flows, which know no network, and the networks, which know no
+probability.
+
+A ``Params`` is called with the condition and returns ``(mean, log_std)``, both float32 or wider and broadcastable to
+what they shift and scale. Bounds on ``log_std`` live here: a bounded log keeps both directions of the map finite
+(an unbounded exp(s) is the usual NaN), and a log is never taken of a scale.
+
+Under autocast the networks may compute in bfloat16: their outputs are widened here, so that the flow's own path stays
+in float32.
+"""
+
+import torch
+from torch import Tensor, nn
+
+Pair = tuple[Tensor, Tensor]
+
+
+def wide(a: Tensor) -> Tensor:
+    """Widen to float32 at least (float64 stays)."""
+    return a.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def present(cond: tuple) -> list:
+    return [c for c in cond if c is not None]
+
+
+class Split(nn.Module):
+    """Both from one network: its output's channels are ``(mean, s)``, log_std = bound tanh(s / bound).
+
+    ``net(*cond) -> (B, 2C, *)`` gives ``mean`` and ``log_std`` of ``(B, C, *)``.
+    """
+
+    def __init__(self, net: nn.Module, bound: float = 3.0):
+        super().__init__()
+        self.net, self.bound = net, bound
+
+    def forward(self, *cond) -> Pair:
+        mean, s = wide(self.net(*present(cond))).chunk(2, dim=1)
+        return mean, self.bound * torch.tanh(s / self.bound)
+
+
+class MeanOnly(nn.Module):
+    """The mean from a network and std = 1: additive coupling, class priors. ``net(*cond) -> (B, C, *)``."""
+
+    log_std: Tensor
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.register_buffer("log_std", torch.zeros(()), persistent=False)
+
+    def forward(self, *cond) -> Pair:
+        return wide(self.net(*present(cond))), self.log_std
+
+
+class SharedStd(nn.Module):
+    """The mean from a network and one scalar std, trained or fixed: f-VAE's sigma_1 and sigma_2 (Su & Wu, 2018).
+
+    A scalar log_std under Adam moves by about the learning rate a step, and would set the pace of the whole model: the
+    optimiser gives it ``pace`` times the networks' rate.
+    """
+
+    log_std: Tensor
+
+    def __init__(self, net: nn.Module, std: float, learned: bool = True, pace: float = 1.0):
+        super().__init__()
+        self.net, self.pace = net, pace
+        log_std = torch.tensor(float(std)).log()
+        if learned:
+            self.log_std = nn.Parameter(log_std)
+        else:
+            self.register_buffer("log_std", log_std)
+
+    def forward(self, *cond) -> Pair:
+        return wide(self.net(*present(cond))), self.log_std
+
+
+class Learned(nn.Module):
+    """One trained (mean, log_std) a channel, whatever the condition: ``(C, 1, ...)`` for data of ``shape`` (C, ...)."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        channels = (shape[0], *(1 for _ in shape[1:]))
+        self.mean = nn.Parameter(torch.zeros(channels))
+        self.log_std = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, *cond) -> Pair:
+        return self.mean, self.log_std
