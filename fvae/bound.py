@@ -12,7 +12,7 @@ in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, fl
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,11 @@ class LatentModel(nn.Module):
     The prior ends in flat codes e of D values. Calling the model gives the ``Terms`` to train on.
     """
 
+    posterior: Any  # Flow; Any, since mypy takes every attribute of a module for a tensor
+    decoder: Any  # a likelihood
+    prior: Any  # Flow
+    config: dict[str, Any]  # recipe, shape and settings, where a recipe made it
+
     def __init__(
         self,
         posterior: Flow,
@@ -90,7 +95,7 @@ class LatentModel(nn.Module):
         return Terms(log_normal(u), logdet, self.decoder(x, z), log_normal(e) + logdet_prior)
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """u ~ N(0, I): (n, *latent), of the model's type and on its device, the same on each device for a CPU generator."""
+        """u ~ N(0, I): (n, *latent), of the model's type and on its device, wherever the generator draws."""
         like = next(self.parameters())
         if generator is None:
             return torch.randn(n, *self.latent, dtype=like.dtype, device=like.device)
@@ -107,9 +112,7 @@ class LatentModel(nn.Module):
         return self.decoder.mean(self.prior.inverse(e, y))
 
     @torch.no_grad()
-    def sample(
-        self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """n images from e ~ temperature N(0, I): (n, *shape), in bins."""
         return self.decode(temperature * self.noise(n, generator).flatten(1), y)
 

@@ -153,9 +153,7 @@ def glow(
     """
     divisible("glow", shape, levels, f"levels {levels}")
     step = steps(depth, width, mixing, coupling == "additive")
-    return LatentModel(
-        Dequantise(bits), Certain(bits), multiscale(shape, levels, step, leaving), shape, shape
-    )
+    return LatentModel(Dequantise(bits), Certain(bits), multiscale(shape, levels, step, leaving), shape, shape)
 
 
 @recipe

@@ -1,4 +1,4 @@
-"""Invertible maps with their log-determinants: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond)``."""
+"""Invertible maps: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond) -> x``."""
 
 from fvae.flows.affine import ActNorm, Colour, Whiten
 from fvae.flows.base import Chain, Flow, Inverse

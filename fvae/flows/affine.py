@@ -8,7 +8,7 @@ from fvae.flows.base import Flow
 
 
 class Colour(Flow):
-    """z = mean(cond) + std(cond) u: the Gaussian posterior of a VAE, as a flow of its noise (Kingma & Welling, 2014)."""
+    """z = mean(cond) + std(cond) u: a VAE's Gaussian posterior, as a flow of its noise (Kingma & Welling, 2014)."""
 
     def __init__(self, params: nn.Module):
         super().__init__()

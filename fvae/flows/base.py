@@ -1,5 +1,7 @@
 """The contract of a flow, and the ways to make one of several."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -25,7 +27,9 @@ class Flow(nn.Module):
 class Chain(Flow):
     """Composition in the order written: z = f_n(... f_1(x)), log-determinants added."""
 
-    def __init__(self, *flows: nn.Module):
+    flows: Any  # nn.ModuleList of flows
+
+    def __init__(self, *flows: Flow):
         super().__init__()
         self.flows = nn.ModuleList(flows)
 

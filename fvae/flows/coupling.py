@@ -10,8 +10,8 @@ from fvae.flows.base import Flow
 class Coupling(Flow):
     """z_1 = x_1, z_2 = mean(x_1, cond) + std(x_1, cond) x_2: log-determinant sum log std.
 
-    Shapes: (B, C, *) to itself; x_1 are the first ``keep`` channels. Affine with ``Split`` (Dinh et al., 2017), additive
-    with ``MeanOnly`` (Dinh et al., 2015). The shift comes after the scale: weights of codes that compute
+    Shapes: (B, C, *) to itself; x_1 are the first ``keep`` channels. Affine with ``Split`` (Dinh et al., 2017),
+    additive with ``MeanOnly`` (Dinh et al., 2015). The shift comes after the scale: weights of codes that compute
     (x_2 + t) s are not interchangeable.
     """
 

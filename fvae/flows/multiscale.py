@@ -25,18 +25,18 @@ class FactorOut(Flow):
     def __init__(self, rest: Flow, params: nn.Module, shape: Shape):
         super().__init__()
         self.rest, self.params = rest, params
-        self.half = (shape[0] // 2, *shape[1:])
+        self.leaving = (shape[0] // 2, *shape[1:])
 
     def forward(self, x, cond=None):
-        z1, z2 = x[:, : self.half[0]], x[:, self.half[0] :]
+        z1, z2 = x[:, : self.leaving[0]], x[:, self.leaving[0] :]
         e1, logdet1 = whiten(z1, *self.params(z2, cond))
         e2, logdet2 = self.rest(z2, cond)
         return torch.cat([e1.flatten(1), e2], 1), logdet1 + logdet2
 
     def inverse(self, z, cond=None):
-        places = self.half[0] * self.half[1] * self.half[2]
+        places = self.leaving[0] * self.leaving[1] * self.leaving[2]
         z2 = self.rest.inverse(z[:, places:], cond)
-        z1, _ = colour(z[:, :places].unflatten(1, self.half), *self.params(z2, cond))
+        z1, _ = colour(z[:, :places].unflatten(1, self.leaving), *self.params(z2, cond))
         return torch.cat([z1, z2], 1)
 
 

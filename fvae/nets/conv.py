@@ -9,8 +9,8 @@ from torch import Tensor, nn
 def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
     """A convolution that starts at zero, so that what it feeds starts as the identity."""
     conv = nn.Conv2d(c_in, c_out, size, padding=size // 2)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    for p in conv.parameters():
+        nn.init.zeros_(p)
     return conv
 
 
@@ -64,9 +64,7 @@ def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int) -> nn.Se
     return nn.Sequential(*layers)
 
 
-def vector_encoder(
-    shape: tuple[int, int, int], out: int, width: int, levels: int, blocks: int
-) -> nn.Sequential:
+def vector_encoder(shape: tuple[int, int, int], out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
     """Strided convolutions and residual steps to a vector: (B, C, H, W) -> (B, out)."""
     c, h, w = shape
     widths = [width * 2**i for i in range(levels)]
@@ -81,9 +79,7 @@ def vector_encoder(
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * places, out))
 
 
-def vector_decoder(
-    shape: tuple[int, int, int], d: int, width: int, levels: int, blocks: int
-) -> nn.Sequential:
+def vector_decoder(shape: tuple[int, int, int], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:
     """The mirror image of ``vector_encoder``: (B, d) -> (B, C, H, W)."""
     c, h, w = shape
     widths = [width * 2**i for i in reversed(range(levels))]

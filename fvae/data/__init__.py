@@ -1,0 +1,1 @@
+"""Data: what a source holds, as uint8 arrays in memory."""
