@@ -1,1 +1,26 @@
-"""fvae: VAEs, normalizing flows and everything between them, under one objective."""
+"""fvae: VAEs, normalizing flows and everything between them, under one objective.
+
+``fvae.load`` and ``fvae.fit_actnorms`` are imported when they are first asked for, so that the command's help, which
+needs neither, does not wait for torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fvae.bound import fit_actnorms
+    from fvae.checkpoint import load, save
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "fit_actnorms", "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "fit_actnorms":
+        from fvae.bound import fit_actnorms
+
+        return fit_actnorms
+    if name in ("load", "save"):
+        from fvae import checkpoint
+
+        return getattr(checkpoint, name)
+    raise AttributeError(f"module 'fvae' has no attribute {name!r}")

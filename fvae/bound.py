@@ -11,7 +11,7 @@ in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, fl
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -136,7 +136,7 @@ def fit_actnorms(model: nn.Module, x: Tensor, y=None) -> None:
             hook.remove()
 
 
-def importance_bound(terms: Iterator[Terms]) -> Tensor:
+def importance_bound(terms: Iterable[Terms]) -> Tensor:
     """The K-sample bound on -log p(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
 
     In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.

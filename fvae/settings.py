@@ -23,3 +23,41 @@ class DataSettings:
     """the source's split to train on (default: train where the source has splits, else all but the held-out part)"""
     held_out: float = 0.05
     """share held out for evaluation where the source has no test split of its own"""
+
+
+@dataclass
+class TrainSettings:
+    """How a model is trained."""
+
+    steps: int | None = None
+    """optimiser steps in all (default: 2000 where no minutes are given)"""
+    minutes: float | None = None
+    """time in all, evaluations included and earlier sessions of a resumed run counted; with steps: whichever ends first"""
+    batch_size: int = 64
+    """images a step, over all devices together"""
+    lr: float = 1e-3
+    """AdamW's learning rate after the warm-up"""
+    warmup: int = 100
+    """steps over which the learning rate rises to its value"""
+    weight_decay: float = 0.0
+    """AdamW's weight decay, of the networks' weights alone"""
+    clip: float = 1.0
+    """largest norm of the gradient of the loss in bits/dim"""
+    ema: float = 0.999
+    """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
+    every: int = 200
+    """steps between evaluations, checkpoints and sample grids"""
+    test_images: int = 256
+    """held-out images in those evaluations (`fvae evaluate` takes all of them)"""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
+    seed: int = 0
+    """seed of the initial weights, the order of the images and the noise"""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, ..."""
+    devices: int = 1
+    """devices a machine; each step's images are shared out between them"""
+    nodes: int = 1
+    """machines"""
+    strategy: str = "auto"
+    """Lightning's strategy: auto, ddp, ..."""

@@ -74,12 +74,11 @@ def load_images(data: DataSettings, part: str = "train", shape: Shape | None = N
 
     items = _choose(_list(data.source), data, part)
     channels = {"auto": None, "grey": 1, "rgb": 3}[data.colour]
-    square = (data.size, data.size) if data.size else None
+    size = (data.size, data.size) if data.size else None
     if shape:
-        channels = shape[0]
-        square = shape[1:] if data.size else None
-    images = _decode(items, f"--data {data.source}", channels, square)
-    if shape and images.shape != shape:
+        channels, size = shape[0], shape[1:] if size else None
+    images = _decode(items, f"--data {data.source}", channels, size)
+    if shape and images.shape != tuple(shape):
         raise UserError(
             f"--data {data.source}: expected images of shape {shape} as the model has, "
             f"found {images.shape}; bring them there with --data.size {min(shape[1:])}"
@@ -116,15 +115,15 @@ _Splits = dict[str, list[_Item]]  # a source without splits has one of the name 
 
 
 def _list(source: str) -> _Splits:
-    path, where = Path(source).expanduser(), f"--data {source}"
+    path, where = Path(os.path.expanduser(source)), f"--data {source}"
     name = path.name.lower()
     if not source:
         raise UserError("--data: expected digits, a Hugging Face data set or a path, found nothing")
     if source == "digits":
         return {"": _list_digits()}
-    if path.is_dir():
+    if os.path.isdir(path):
         return _list_folder(path)
-    if not path.exists():
+    if not os.path.exists(path):
         # A letter after the dot is a suffix, a digit may be a version: user/name-v1.5.
         if source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1:
             raise UserError(f"{where}: no such file or folder")
@@ -188,16 +187,17 @@ def _by_folder(files: dict[str, Callable[[], Image.Image]]) -> _Splits:
         if of_images[0][depth] in SPLITS:
             break
         depth += 1
-    below = {name: parts[depth:] for name, parts in folders.items()}
     has_splits = any(p[depth] in SPLITS for p in of_images if len(p) > depth)
-    class_names = {p[depth + has_splits] if len(p) > depth + has_splits else None for p in of_images}
+    below = [p[depth + has_splits :] for p in of_images if len(p) > depth or not has_splits]
+    classes: dict[str, int] = {}
     # One class says nothing, and is more often a folder called img.
-    classes = sorted(c for c in class_names if c) if None not in class_names and len(class_names) > 1 else []
+    if all(below) and len({p[0] for p in below}) > 1:
+        classes = {name: i for i, name in enumerate(sorted({p[0] for p in below}))}
 
     splits: _Splits = {}
-    for name, parts in below.items():
-        split = parts[0] if has_splits and parts else ""
-        label = classes.index(parts[has_splits]) if classes and not faults[name] else None
+    for name, parts in folders.items():
+        split, *within = parts[depth:] if has_splits and len(parts) > depth else ["", *parts[depth:]]
+        label = classes.get(within[0]) if within else None
         splits.setdefault(split, []).append(_Item(name, files[name], label, faults[name]))
     return splits
 
@@ -211,10 +211,10 @@ def _list_digits() -> list[_Item]:
 
 def _list_npz(path: Path, where: str) -> list[_Item]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if "images" not in arrays:
                 raise UserError(f"{where}: expected an array `images`, found {', '.join(arrays) or 'no array'}")
-            images, labels = arrays["images"], arrays["labels"] if "labels" in arrays else None
+            images, labels = arrays["images"], arrays.get("labels")
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: expected an .npz, found none or a broken one ({_reason(error)})") from None
     return _list_array(path.name, images, labels, where)
@@ -267,7 +267,7 @@ def _list_array(name: str, images: np.ndarray, labels: np.ndarray | None, where:
 
 def _list_parquet(path: Path, where: str) -> list[_Item]:
     import datasets
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         # Straight from the file: datasets would first write a copy of it into its cache.
@@ -286,9 +286,8 @@ def _list_hub(source: str) -> _Splits:
     try:
         found = datasets.load_dataset(source)
     except Exception as error:  # of the network, of the Hub, of the data set's files: many kinds
-        raise UserError(
-            f"{where}: neither a file or folder here nor a data set that the Hub gave ({_reason(error)})"
-        ) from None
+        text = f"neither a file or folder here nor a data set that the Hub gave ({_reason(error)})"
+        raise UserError(f"{where}: {text}") from None
     splits = {}
     for split, rows in found.items():
         columns = _columns(rows.features, where)
@@ -358,9 +357,11 @@ def _choose(splits: _Splits, data: DataSettings, part: str) -> list[_Item]:
         return items
 
     images = [item for item in items if not item.fault]
+    if not images:
+        return items  # for _decode to say what they are
     n = min(math.ceil(data.held_out * len(images)), len(images) - 1)
     order = np.random.default_rng(0).permutation(len(images))
-    held_out = {images[i].name for i in order[: max(n, 0)]}
+    held_out = {images[i].name for i in order[:n]}
     if part == "test" and len(images) == 1:
         raise UserError(f"{where}: expected 2 images or more to hold some out for a test, found 1")
     return [item for item in items if (item.name in held_out) == (part == "test")]
@@ -373,7 +374,9 @@ def _decode(items: list[_Item], where: str, channels: int | None, size: tuple[in
     """Decode items into one array; without channels grey if all are, without a size (H, W) that of the first."""
     if channels not in (None, 1, 3):
         raise UserError(f"{where}: the model's images have {channels} channels, those of files have 1 or 3")
-    pixels, kept, skipped = np.empty((0, 0, 0, 0), np.uint8), [], []
+    pixels = np.empty((0, 0, 0, 0), np.uint8)
+    kept: list[_Item] = []
+    skipped: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -411,10 +414,8 @@ def _allocate(shape: tuple[int, int, int, int], where: str) -> np.ndarray:
     try:
         return np.empty(shape, np.uint8)
     except MemoryError:
-        gib = math.prod(shape) / 2**30
-        raise UserError(
-            f"{where}: {shape[0]} images of {_size(*shape[2:])} need {gib:.0f} GiB; see --data.size"
-        ) from None
+        need = f"{shape[0]} images of {_size(*shape[2:])} need {math.prod(shape) / 2**30:.0f} GiB of memory"
+        raise UserError(f"{where}: {need}; make them smaller with --data.size") from None
 
 
 def _open(file: Path | io.BytesIO) -> Image.Image:
@@ -428,7 +429,7 @@ def _open(file: Path | io.BytesIO) -> Image.Image:
 
 def _plain(image: Image.Image) -> Image.Image:
     """An image of any mode as L if its mode is grey, else RGB, its transparent parts on white."""
-    grey = image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+    grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
     if grey and image.mode[0] in "IF":
         values = np.asarray(image)
         low, high = values.min(), values.max()
@@ -447,7 +448,7 @@ def _fit(image: Image.Image, height: int, width: int) -> Image.Image:
     scale = max(width / w, height / h)
     covering = max(width, round(w * scale)), max(height, round(h * scale))
     if Image.MAX_IMAGE_PIXELS and math.prod(covering) > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"too long and thin to resize ({_size(h, w)})")
+        raise ValueError(f"{_size(h, w)} is too large once resized")
     if covering != image.size:
         image = image.resize(covering, Image.Resampling.LANCZOS)
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
@@ -462,4 +463,5 @@ def _reason(error: Exception) -> str:
     """A short reason on one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__

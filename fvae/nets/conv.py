@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 
@@ -102,5 +101,4 @@ class Scaled(nn.Module):
         self.net, self.bits = net, bits
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.get_default_dtype()) if not x.is_floating_point() else x
         return self.net((x + 0.5) / 2 ** (self.bits - 1) - 1)

@@ -1,0 +1,74 @@
+"""What a model says of data: bounds on -log p(x), image by image."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fvae.bound import LatentModel, bits_per_dim, importance_bound
+
+
+class Bounds(NamedTuple):
+    """Upper bounds on -log p(x) of N images, in nats, each a float64 array (N,)."""
+
+    loss: np.ndarray  # rate + distortion
+    rate: np.ndarray
+    distortion: np.ndarray
+    tighter: np.ndarray  # the K-sample bound; equal to one sample of the loss for K = 1
+
+
+def batches(pixels: np.ndarray, model: LatentModel, size: int) -> Iterator[Tensor]:
+    """Batches of 8-bit ``pixels`` (N, C, H, W) as the model's bins, on its device."""
+    device = next(model.parameters()).device
+    for start in range(0, len(pixels), size):
+        yield torch.from_numpy(to_bins(pixels[start : start + size], model.decoder.bits)).to(device)
+
+
+def to_bins(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """8-bit values to ``bits``-bit bins: floor(x / 2^(8 - bits))."""
+    return pixels >> (8 - bits)
+
+
+@torch.no_grad()
+def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
+    """The bound of each 8-bit image of ``pixels`` (N, C, H, W), averaged over ``samples`` draws of u.
+
+    One draw more than needed is never made: the K-sample bound takes the draws that the averages take, so for equal
+    images it can't be above them by more than rounding. Noise comes from ``seed`` alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[Tensor] = []
+    for x in batches(pixels, model, batch_size):
+        draws = [model(x, u=model.noise(len(x), generator), sampled=True) for _ in range(samples)]
+        rate = torch.stack([t.rate.double() for t in draws]).mean(0)
+        if model.gaussian:  # known without noise
+            rate = model(x).rate.double()
+        distortion = torch.stack([t.distortion.double() for t in draws]).mean(0)
+        rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(draws)]))
+    return Bounds(*torch.cat(rows, 1).cpu().numpy())
+
+
+def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
+    """Averages over images of ``bounds``, with their standard errors, in nats an image and bits a dimension."""
+    dims = math.prod(model.shape)
+    error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
+    result: dict[str, Any] = {
+        "bits_per_dim": bits_per_dim(float(found.loss.mean()), dims),
+        "bits_per_dim_error": bits_per_dim(error, dims),
+        "bound": "upper bound on -log2 p(x) / dimensions, mean over images",
+        "noise": model.decoder.noise,
+        "nats": float(found.loss.mean()),
+        "rate": float(found.rate.mean()),
+        "distortion": float(found.distortion.mean()),
+        "images": len(found.loss),
+        "dimensions": dims,
+        "bits": model.decoder.bits,
+        "samples": samples,
+    }
+    if samples > 1:
+        result["tighter_bits_per_dim"] = bits_per_dim(float(found.tighter.mean()), dims)
+        result["tighter_nats"] = float(found.tighter.mean())
+    return result

@@ -1,0 +1,298 @@
+"""Training a run: Lightning's Trainer does the loop, this module says what a step is and what is kept.
+
+A run is a function of its settings. The images of step t and the noise u of step t depend on (seed, t) alone, drawn
+for the whole batch of all devices, of which each takes its share. Lightning's epoch is the ``every`` steps between two
+checkpoints. So a run that was killed goes on from its last checkpoint to the same weights as one that was not, bit for
+bit, with no generator's state to be saved; and two processes agree with one.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
+from fvae.checkpoint import save
+from fvae.data.images import Images
+from fvae.errors import MachineError, UserError
+from fvae.evaluate import bounds, summary, to_bins
+from fvae.files import replacing, write_text
+from fvae.params import SharedStd
+from fvae.pictures import save_picture, square, to_uint8
+from fvae.settings import TrainSettings
+
+FIT_IMAGES = 256  # for actnorm's first statistics
+PATIENCE = 50  # non-finite steps in a row before the run stops
+CHECKPOINT = "checkpoints/last.ckpt"
+
+
+def mixed(*numbers: int) -> int:
+    """One well-mixed 32-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class Batches:
+    """Which images each step takes: epoch after epoch in a new random order, a batch after the other without a gap.
+
+    Iterating begins at the step that ``now`` tells and never ends. Of each step's ``size`` images, process ``rank`` of
+    ``world`` takes every ``world``-th.
+    """
+
+    def __init__(self, n: int, size: int, seed: int, now: Callable[[], int], rank: int = 0, world: int = 1):
+        self.n, self.size, self.now = n, size, now
+        self.rank, self.world = rank, world
+        self.order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(n))
+
+    def step(self, t: int) -> np.ndarray:
+        places = np.arange(t * self.size + self.rank, (t + 1) * self.size, self.world)
+        return np.array([self.order(int(p) // self.n)[p % self.n] for p in places])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        t = self.now()
+        while True:
+            yield self.step(t)
+            t += 1
+
+
+class Feed:
+    """Decoded images in memory as a data set that hands out whole batches."""
+
+    def __init__(self, pixels: np.ndarray):
+        self.pixels = torch.from_numpy(pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitems__(self, indices: np.ndarray) -> Tensor:
+        return self.pixels[torch.from_numpy(indices)]
+
+
+def averaging(decay: float) -> Callable:
+    """theta_avg <- d theta_avg + (1 - d) theta with d = min(decay, (1 + n) / (10 + n)): short runs average over less."""
+
+    def update(averages: Any, currents: Any, n: Any) -> None:
+        d = min(decay, (1 + float(n)) / (10 + float(n)))
+        torch._foreach_lerp_(averages, currents, 1 - d)
+
+    return update
+
+
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for the weights of convolutions and linear maps alone; a shared std learns at its own pace."""
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            weight = name == "weight" and isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+            pace = module.pace if isinstance(module, SharedStd) else 1.0
+            groups.setdefault((weight, pace), []).append(p)
+    return [
+        {"params": params, "lr": lr * pace, "weight_decay": weight_decay if weight else 0.0}
+        for (weight, pace), params in groups.items()
+    ]
+
+
+class Training(LightningModule):
+    """One model in training, with the average of its weights; the loss is the bound in bits/dim."""
+
+    def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray):
+        super().__init__()
+        self.model, self.settings, self.pixels = model, settings, pixels
+        self.average = AveragedModel(model, multi_avg_fn=averaging(settings.ema)).requires_grad_(False).eval()
+        self.losses: list[Tensor] = []
+        self.norm = 0.0
+        self.skipped = self.in_a_row = 0
+        self.rows: list[dict[str, float]] = []  # of metrics.csv; kept in checkpoints, so that none is lost or doubled
+
+    @property
+    def averaged(self) -> LatentModel:
+        return self.average.module
+
+    def train_dataloader(self) -> DataLoader:
+        s = self.settings
+        batches = Batches(
+            len(self.pixels), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
+        )
+        return DataLoader(Feed(self.pixels), batch_sampler=batches, collate_fn=lambda x: x)  # type: ignore[arg-type]
+
+    def training_step(self, x: Tensor, index: int) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
+        u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
+        loss = bits_per_dim(self.model(x, u=u).loss(), math.prod(self.model.shape))
+        self.losses.append(loss.detach())
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
+        """Clip; and leave a step out whose gradient is not finite, by taking every gradient away before the update."""
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.norm = float(norm)
+        if math.isfinite(self.norm):
+            self.in_a_row = 0
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self.losses.pop()
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= PATIENCE:
+            raise UserError(
+                f"training stopped at step {self.global_step}: {PATIENCE} steps in a row had no finite gradient; "
+                f"try a smaller --train.lr (found {self.settings.lr:g}) or more --train.warmup"
+            )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.average.update_parameters(self.model)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        s = self.settings
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, s.lr, s.weight_decay), fused=True)
+        warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, (t + 1) / max(1, s.warmup)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fvae"] = {"rows": self.rows, "skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["fvae"]
+        self.rows, self.skipped, self.in_a_row = kept["rows"], kept["skipped"], kept["in_a_row"]
+
+
+class Keeper(Callback):
+    """What is kept of a run: every ``every`` steps the held-out bound, metrics.csv, a sample grid, the weights to use,
+    and, last of all, the checkpoint to resume from."""
+
+    def __init__(self, run: Path, test: np.ndarray, report: Callable[[str], None]):
+        self.run, self.test, self.report = run, test, report
+
+    def on_train_epoch_end(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, Training)
+        if trainer.is_global_zero:
+            self.keep(trainer, training)
+        training.losses.clear()
+        trainer.save_checkpoint(self.run / CHECKPOINT)
+
+    def keep(self, trainer: Trainer, training: Training) -> None:
+        model = training.averaged
+        test = summary(model, bounds(model, self.test), 1)
+        dims = test["dimensions"]
+        row = {
+            "step": trainer.global_step,
+            "seconds": round(seconds(trainer), 1),
+            "train_bits_per_dim": float(torch.stack(training.losses).mean()) if training.losses else math.nan,
+            "test_bits_per_dim": test["bits_per_dim"],
+            "test_rate_bits_per_dim": bits_per_dim(test["rate"], dims),
+            "test_distortion_bits_per_dim": bits_per_dim(test["distortion"], dims),
+            "gradient_norm": training.norm,
+            "skipped_steps": training.skipped,
+            **{f"std_{name}": float(p.log_std.exp()) for name, p in model.named_modules() if isinstance(p, SharedStd)},
+        }
+        training.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=trainer.global_step)
+        write_text(self.run / "metrics.csv", table(training.rows))
+        generator = torch.Generator().manual_seed(0)
+        images = to_uint8(model.sample(16, temperature=0.8, generator=generator), model.decoder.bits)
+        save_picture(square(images), self.run / "samples" / f"step_{trainer.global_step:07d}.png")
+        save(model, self.run)
+        self.report(
+            f"step {row['step']}  {row['seconds']:.0f} s  train {row['train_bits_per_dim']:.4f}  "
+            f"held-out {row['test_bits_per_dim']:.4f} bits/dim"
+            + (f"  {training.skipped} non-finite steps skipped" if training.skipped else "")
+        )
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """Rows with the same keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def seconds(trainer: Trainer) -> float:
+    """Time in training, earlier sessions of the run included."""
+    timer = next(c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+    return timer.time_elapsed("train")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: Lightning's own may pass through another file system's /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as part:
+            try:
+                torch.save(checkpoint, part)
+            except RuntimeError as error:  # how torch's archive writer says that the disk is full
+                raise MachineError(f"could not write {path}: {str(error).splitlines()[0]}") from error
+
+
+def train(
+    model: LatentModel,
+    images: Images,
+    test: Images,
+    run: Path,
+    settings: TrainSettings,
+    resume: bool = False,
+    progress: Callback | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train ``model`` and keep the run in the folder ``run``; returns the last row of its ``metrics.csv``.
+
+    With ``resume`` it goes on from the run's last checkpoint, if there is one. ``report`` gets a line at each
+    evaluation. Raises ``UserError`` for settings that don't fit, a damaged checkpoint, or too many non-finite steps,
+    ``MachineError`` where a file can't be written.
+    """
+    world = settings.devices * settings.nodes
+    if settings.batch_size % world:
+        raise UserError(f"--train.batch_size must be a multiple of the {world} devices; found {settings.batch_size}")
+    bits = model.decoder.bits
+    checkpoint = run / CHECKPOINT
+    resume = resume and checkpoint.exists()
+    if not resume:
+        first = Batches(len(images), min(FIT_IMAGES, len(images)), mixed(settings.seed, 1), lambda: 0).step(0)
+        fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
+    training = Training(model, settings, to_bins(images.pixels, bits))
+    steps = settings.steps or (2000 if settings.minutes is None else -1)
+    if steps >= 0:
+        report(f"training {run} for {steps} steps" + (f" or {settings.minutes:g} minutes" if settings.minutes else ""))
+    budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}
+    trainer = Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_steps=steps,
+        max_epochs=-1,
+        limit_train_batches=settings.every,
+        callbacks=[
+            Timer(budget, interval="step", verbose=False),
+            Keeper(run, test.pixels[: settings.test_images], report),
+        ]
+        + ([progress] if progress else []),
+        logger=TensorBoardLogger(run, name="tensorboard", version=""),
+        plugins=[WholeFiles()],
+        default_root_dir=run,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=settings.every,
+    )
+    began = time.monotonic()
+    trainer.fit(training, ckpt_path=checkpoint if resume else None, weights_only=True)
+    assert time.monotonic() >= began
+    return training.rows[-1]

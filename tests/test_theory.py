@@ -1,0 +1,593 @@
+"""The identities of the theory (Su & Wu, 2018), in float64, on models put together from their parts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import perturb
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal
+
+from fvae.atoms import LOG_2PI, log_normal, total
+from fvae.bound import LatentModel, Terms, bits_per_dim, fit_actnorms, importance_bound
+from fvae.flows import (
+    ActNorm,
+    Chain,
+    Colour,
+    Coupling,
+    Dequantise,
+    FactorOut,
+    Flatten,
+    Flow,
+    Inverse,
+    InvertibleConv,
+    Whiten,
+    multiscale,
+    reverse,
+)
+from fvae.likelihoods import BinnedGaussian, Certain, Gaussian, from_unit, to_unit
+from fvae.nets.conv import coupling_net, squeezing, unsqueezing, zero_conv
+from fvae.params import Learned, MeanOnly, SharedStd, Split
+from fvae.recipes import f_vae, glow, vae
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+IMAGE = (1, 4, 4)
+LATENT = (4, 2, 2)
+
+
+def mlp(c_in: int, c_out: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(c_in, 8), nn.Tanh(), nn.Linear(8, c_out))
+
+
+def leaving(c_in: int, c_out: int) -> nn.Module:
+    return Split(zero_conv(c_in, 2 * c_out, 3))
+
+
+def step(shape) -> list[Flow]:
+    c = shape[0]
+    keep, moved = c // 2, c - c // 2
+    return [ActNorm(shape), InvertibleConv(c), Coupling(Split(coupling_net(keep, 2 * moved, 6)), keep)]
+
+
+def image_flow(shape, levels: int = 2, squeeze_first: bool = False) -> Flow:
+    """A small Glow of flat codes, perturbed."""
+    return perturb(multiscale(shape, levels, step, leaving, squeeze_first))
+
+
+def vector_flow(d: int) -> Flow:
+    """Two couplings on vectors, perturbed."""
+    keep, moved = d // 2, d - d // 2
+    return perturb(
+        Chain(
+            ActNorm((d,)),
+            InvertibleConv(d),
+            Coupling(Split(mlp(keep, 2 * moved), bound=1.0), keep),
+            reverse(d),
+            Coupling(MeanOnly(mlp(keep, moved)), keep),
+            Whiten(Learned((d,))),
+        )
+    )
+
+
+class Alone(Flow):
+    """A flow without the condition, inside a chain that has one."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x, cond=None):
+        return self.flow(x)
+
+    def inverse(self, z, cond=None):
+        return self.flow.inverse(z)
+
+
+class After(nn.Module):
+    """The network G(F^-1(z)): a decoder that undoes a flow first."""
+
+    def __init__(self, flow: Flow, net: nn.Module):
+        super().__init__()
+        self.flow, self.net = flow, net
+
+    def forward(self, z):
+        return self.net(self.flow.inverse(z))
+
+
+def each(terms: Terms) -> torch.Tensor:
+    """The loss of each sample, (B,)."""
+    return terms.distortion + terms.rate
+
+
+def bins(n: int, shape=IMAGE, bits: int = 8) -> torch.Tensor:
+    return torch.randint(2**bits, (n, *shape)).to(torch.get_default_dtype())
+
+
+# The bound's parts
+
+
+def linear_vae(d: int = 2) -> LatentModel:
+    return LatentModel(
+        posterior=Colour(Split(perturb(mlp(3, 2 * d), 0.5))),
+        decoder=Gaussian(Split(perturb(mlp(d, 6), 0.5))),
+        prior=Flatten((d,)),
+        shape=(3,),
+        latent=(d,),
+    )
+
+
+@torch.no_grad()
+def test_the_closed_form_is_the_formula():
+    """Of a Gaussian posterior and prior rate = 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1), each term the mean of its own."""
+    model, x, u = linear_vae(), 2 * torch.randn(5, 3), torch.randn(5, 2)
+    mean, log_std = model.posterior.params(x)
+    var = torch.exp(2 * log_std)
+    terms, sampled = model(x, u=u), model(x, u=u, sampled=True)
+    kl = 0.5 * (mean.square() + var - var.log() - 1).sum(1)
+    torch.testing.assert_close(terms.rate, kl, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(terms.log_u, Normal(0, 1).entropy().neg().expand(5) * 2)
+    torch.testing.assert_close(terms.logdet, log_std.sum(1))
+    assert torch.equal(terms.log_x, sampled.log_x)
+    assert not torch.allclose(terms.rate, sampled.rate)
+
+
+@torch.no_grad()
+def test_the_sampled_rate_means_the_closed_form():
+    """The mean over u of the sampled rate is the closed-form KL, and that of every term its closed form."""
+    model, x, n = linear_vae(), 2 * torch.randn(3, 3), 50_000
+    many = model(x.repeat_interleave(n, 0), sampled=True)
+    closed = model(x)
+    for name in ("log_u", "logdet", "log_z", "rate"):
+        a = getattr(many, name).reshape(3, n)
+        error = 5 * a.std(1) / math.sqrt(n) + 1e-12
+        assert ((a.mean(1) - getattr(closed, name)).abs() < error).all(), name
+
+
+@torch.no_grad()
+def test_the_loss_is_rate_and_distortion():
+    """loss(beta) is the mean over the batch of distortion + beta rate, distortion = -log q(x|z)."""
+    terms = Terms(*torch.randn(4, 6))
+    torch.testing.assert_close(terms.rate, terms.log_u - terms.logdet - terms.log_z)
+    for beta in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(terms.loss(beta), (beta * terms.rate - terms.log_x).mean())
+
+
+# Equal models
+
+
+@torch.no_grad()
+def test_a_noisy_flow_is_a_latent_model():
+    """Posterior F(sigma u + x), decoder N(x; F^-1(z), sigma^2): the flow's NLL of x + sigma u, sample by sample."""
+    sigma, flow = 0.07, image_flow(LATENT)
+    here = nn.Identity()
+    model = LatentModel(
+        posterior=Chain(Colour(SharedStd(here, sigma, learned=False)), Alone(flow)),
+        decoder=Gaussian(SharedStd(After(flow, here), sigma, learned=False)),
+        prior=Flatten((16,)),
+        shape=LATENT,
+        latent=LATENT,
+    )
+    x, u = torch.randn(6, *LATENT), torch.randn(6, *LATENT)
+    e, logdet = flow(x + sigma * u)
+    torch.testing.assert_close(each(model(x, u=u)), -log_normal(e) - logdet, rtol=1e-9, atol=0)
+
+
+def f_vae_rooms(sigma_1: float = 0.2, sigma_2: float = 0.3) -> tuple[Colour, nn.Module, nn.Module, Flow]:
+    """Perturbed sigma_1 u + E(x), (G, sigma_2) and F of a small f-VAE of continuous data."""
+    encoder, generator = squeezing(1, 1, 1, 4), unsqueezing(1, 1, 1, 4)
+    posterior = perturb(Colour(SharedStd(encoder, sigma_1)))
+    decoder = perturb(SharedStd(generator, sigma_2))
+    return posterior, generator, decoder, image_flow(LATENT)
+
+
+@torch.no_grad()
+def test_the_flow_may_move_from_the_posterior_to_the_prior():
+    """Posterior F(sigma_1 u + E(x)) with decoder G(F^-1(z)) has, sample by sample, the loss of F as the prior."""
+    posterior, generator, decoder, flow = f_vae_rooms()
+    moved = SharedStd(After(flow, generator), decoder.log_std.exp().item())
+    published = LatentModel(Chain(posterior, Alone(flow)), Gaussian(moved), Flatten((16,)), IMAGE, LATENT)
+    ours = LatentModel(posterior, Gaussian(decoder), flow, IMAGE, LATENT)
+    x, u = torch.randn(6, *IMAGE), torch.randn(6, *LATENT)
+    torch.testing.assert_close(each(published(x, u=u)), each(ours(x, u=u)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(published.encode(x), ours.encode(x))
+    e = torch.randn(6, 16)
+    torch.testing.assert_close(published.decode(e), ours.decode(e), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_explicit_loss_of_f_vae():
+    """Every term of the printed loss, D log sigma_2 and the constants too, adds up to the model's."""
+    posterior, generator, decoder, flow = f_vae_rooms()
+    model = LatentModel(posterior, Gaussian(decoder), flow, IMAGE, LATENT)
+    x, u = torch.randn(6, *IMAGE), torch.randn(6, *LATENT)
+    log_1, log_2 = posterior.params.log_std, decoder.log_std
+    h = log_1.exp() * u + posterior.params.net(x)
+    e, logdet = flow(h)
+    d = d_latent = 16
+    expected = (
+        (generator(h) - x).square().sum((1, 2, 3)) / (2 * log_2.exp() ** 2)
+        + d * log_2
+        + d / 2 * math.log(2 * math.pi)
+        - Normal(0, 1).log_prob(e).sum(1)
+        - logdet
+        - d_latent * log_1
+        - d_latent / 2 * math.log(2 * math.pi)
+        - u.square().sum((1, 2, 3)) / 2
+    )
+    torch.testing.assert_close(each(model(x, u=u)), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+@torch.no_grad()
+def test_dequantisation_is_one_more_posterior(bits):
+    """Glow's loss is D bits log 2 - log density of the flow at (x + Phi(u)) / 2^bits, sample by sample."""
+    flow = image_flow(IMAGE, levels=2, squeeze_first=True)
+    model = LatentModel(Dequantise(bits), Certain(bits), flow, IMAGE, IMAGE)
+    x, u = bins(5, bits=bits), torch.randn(5, *IMAGE)
+    e, logdet = flow((x + Normal(0, 1).cdf(u)) / 2**bits)
+    density = Normal(0, 1).log_prob(e).sum(1) + logdet
+    torch.testing.assert_close(each(model(x, u=u)), 16 * bits * math.log(2) - density, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_alternating_posterior_flows_are_one_latent_model():
+    """z = f_n with f_i = F_i(sigma_i(x) f_{i-1} + mu_i(x)): its log-determinant is autograd's, its loss (1)."""
+    a1, a2, a3 = (Colour(Split(perturb(mlp(3, 8), 0.4))) for _ in range(3))
+    f1, f2 = vector_flow(4), vector_flow(4)
+    posterior = Chain(a1, Alone(f1), a2, Alone(f2), a3)
+    model = LatentModel(posterior, Gaussian(Split(perturb(mlp(4, 6)))), vector_flow(4), (3,), (4,))
+    x, u = torch.randn(2, 3), torch.randn(2, 4)
+    jacobian = torch.autograd.functional.jacobian(lambda a: posterior(a, x)[0].sum(0), u).transpose(0, 1)
+    z = posterior(u, x)[0]
+    e, logdet = model.prior(z)
+    expected = log_normal(u) - torch.linalg.slogdet(jacobian).logabsdet - model.decoder(x, z) - log_normal(e) - logdet
+    torch.testing.assert_close(each(model(x, u=u)), expected, rtol=1e-10, atol=1e-10)
+
+
+# Likelihoods
+
+
+def test_bins_and_the_unit_interval():
+    """to_unit puts 2^bits bins of width 2 / 2^bits on [-1, 1], by their middles, and from_unit undoes it."""
+    for bits in range(1, 9):
+        x = torch.arange(2**bits).double()
+        v = to_unit(x, bits)
+        width = 2 / 2**bits
+        assert v[0] == -1 + width / 2 and v[-1] == 1 - width / 2
+        torch.testing.assert_close(v.diff(), torch.full((2**bits - 1,), width))
+        torch.testing.assert_close(from_unit(v, bits), x)
+
+
+@torch.no_grad()
+def test_the_gaussian_is_a_density():
+    """log q(x|z) is that of torch's normal distribution."""
+    params = perturb(Split(mlp(2, 6)))
+    x, z = torch.randn(5, 3), torch.randn(5, 2)
+    mean, log_std = params(z)
+    expected = Normal(mean, log_std.exp()).log_prob(x).sum(1)
+    torch.testing.assert_close(Gaussian(params)(x, z), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@torch.no_grad()
+def test_the_binned_gaussian_is_the_mean_over_the_noise(bits):
+    """E_U log N(v + U) + D log w: exactly by quadrature, within 5 standard errors by sampling, below the bin's own."""
+    params = perturb(Split(mlp(2, 6), bound=6.0), 1.0)
+    x, z = bins(40, (3,), bits), torch.randn(40, 2)
+    mean, log_std = params(z)
+    normal, v, w = Normal(mean, log_std.exp()), to_unit(x, bits), 2 / 2**bits
+    value = BinnedGaussian(params, bits)(x, z)
+
+    nodes, weights = np.polynomial.legendre.leggauss(3)  # exact: the integrand is a square
+    integral = sum(a / 2 * normal.log_prob(v + w / 2 * t) for t, a in zip(nodes, weights, strict=True))
+    torch.testing.assert_close(value, (integral + math.log(w)).sum(1), rtol=1e-10, atol=1e-10)
+
+    noise = w * (torch.rand(20_000, 1, 3) - 0.5)
+    drawn = (normal.log_prob(v + noise) + math.log(w)).sum(2)
+    assert ((drawn.mean(0) - value).abs() < 5 * drawn.std(0) / math.sqrt(len(drawn))).all()
+
+    # The bin's probability, from the tail in which the difference does not cancel.
+    low, high = (v - w / 2 - mean) / normal.scale, (v + w / 2 - mean) / normal.scale
+    left = torch.where(low > 0, -high, low)
+    right = torch.where(low > 0, -low, high)
+    upper, lower = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
+    exact = (upper + torch.log(-torch.expm1(lower - upper))).sum(1)
+    assert (value <= exact + 1e-9).all()
+    assert (value > exact - 1e6).all()
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@torch.no_grad()
+def test_the_binned_gaussian_is_tight_for_a_wide_one(bits):
+    """Where the std is many bins wide, the bound is the bin's log-probability by differences of ndtr."""
+    std = 20 / 2**bits
+    params = SharedStd(nn.Identity(), std)
+    x = torch.arange(2**bits).double()[:, None]
+    z, w = torch.zeros_like(x), 2 / 2**bits
+    v = to_unit(x, bits)
+    exact = torch.log(torch.special.ndtr((v + w / 2) / std) - torch.special.ndtr((v - w / 2) / std))
+    near = v.abs().flatten() < 4 * std
+    value = BinnedGaussian(params, bits)(x, z)
+    torch.testing.assert_close(value[near], exact.flatten()[near], rtol=0, atol=0.02)
+    assert (value <= exact.flatten() + 1e-12)[near].all()
+
+
+@torch.no_grad()
+def test_the_best_std_of_the_binned_gaussian():
+    """The bound is largest at std^2 = mean squared error + w^2 / 12, also where the mean is the bin itself."""
+    x = bins(1, (50,), 4)
+    w = 2 / 16
+    for error in (0.0, 0.1):
+        params = SharedStd(nn.Identity(), math.sqrt(error**2 + w**2 / 12))
+        decoder, z = BinnedGaussian(params, 4), to_unit(x, 4) + error
+        best = decoder(x, z).item()
+        for change in (-0.01, 0.01):
+            params.log_std += change
+            assert decoder(x, z).item() < best
+            params.log_std -= change
+
+
+class Rounded(nn.Module):
+    """A decoder that hits the bin: it rounds z, and gives it as it is or on [-1, 1]."""
+
+    def __init__(self, bits: int | None):
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, z):
+        return z.round() if self.bits is None else to_unit(z.round(), self.bits)
+
+
+@torch.no_grad()
+def test_without_noise_the_objective_is_unbounded_and_with_it_not():
+    """sigma_2 -> 0 on 8-bit data: a density falls by D log 10 a decade for ever; counted in bins the loss stays >= 0."""
+    x, u = bins(4, (3,)), 0.5 * torch.randn(4, 3)
+    posterior = Colour(SharedStd(nn.Identity(), 0.1))
+    density, counted = [], []
+    for decade in range(12):
+        sigma_2 = 10.0**-decade
+        gaussian = Gaussian(SharedStd(Rounded(None), sigma_2))
+        binned = BinnedGaussian(SharedStd(Rounded(8), sigma_2), 8)
+        # The rooms that only move values about cost as much in both: a prior that knows the data's scale.
+        prior = Chain(Whiten(SharedStd(nn.Linear(1, 3), 100.0)), Flatten((3,)))
+        prior.flows[0].params.net.weight.zero_()
+        zero = torch.zeros(4, 1)
+        density.append(each(LatentModel(posterior, gaussian, prior, (3,), (3,))(x, zero, u)))
+        counted.append(each(LatentModel(posterior, binned, prior, (3,), (3,))(x, zero, u)))
+    falls = torch.stack(density).diff(dim=0)
+    torch.testing.assert_close(falls, torch.full_like(falls, -3 * math.log(10)), rtol=1e-8, atol=1e-8)
+    assert density[-1].max() < -40
+    assert torch.stack(counted).min() >= 0
+    assert counted[-1].min() > 1e6
+
+
+@pytest.mark.parametrize("std", [0.001, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("bits", [1, 8])
+@torch.no_grad()
+def test_the_loss_of_data_in_bins_is_never_negative(std, bits):
+    """A bound on -log P(x) of discrete data is >= 0, on the easiest data there are: one image, known by heart."""
+    x = bins(1, (4,), bits)
+    by_heart = nn.Linear(2, 4)
+    by_heart.weight.zero_()
+    by_heart.bias.copy_(to_unit(x[0], bits))
+    nothing = nn.Linear(4, 4)
+    nothing.weight.zero_()
+    nothing.bias.zero_()
+    model = LatentModel(
+        Colour(Split(nothing)), BinnedGaussian(SharedStd(by_heart, std), bits), Flatten((2,)), (4,), (2,)
+    )
+    terms = model(x)
+    torch.testing.assert_close(terms.rate, torch.zeros(1), rtol=0, atol=1e-12)
+    assert each(terms) >= 0
+    model.decoder = Gaussian(SharedStd(by_heart, 0.001))
+    assert each(model(to_unit(x, bits))) < 0
+
+
+# Densities
+
+
+def conv_1x1(c_in: int, c_out: int) -> nn.Module:
+    return Split(nn.Conv2d(c_in, 2 * c_out, 1), bound=1.0)
+
+
+PLANE = {
+    "chain": lambda: vector_flow(2),
+    "inverse": lambda: Inverse(vector_flow(2)),
+    "deep": lambda: Chain(vector_flow(2), vector_flow(2)),
+    "colour": lambda: perturb(Colour(Learned((2,)))),
+    "multiscale": lambda: Chain(Inverse(Flatten((2, 1, 1))), image_flow((2, 1, 1), levels=1, squeeze_first=False)),
+    "factor out": lambda: Chain(
+        Inverse(Flatten((2, 1, 1))),
+        perturb(FactorOut(Chain(ActNorm((1, 1, 1)), Flatten((1, 1, 1))), conv_1x1(1, 1), (2, 1, 1)), 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", PLANE.values(), ids=PLANE.keys())
+@torch.no_grad()
+def test_densities_integrate_to_one(make):
+    """exp(log N(e) + log |det|) over a grid of the plane sums to 1."""
+    flow = make()
+    side = torch.linspace(-16, 16, 801)
+    grid = torch.cartesian_prod(side, side)
+    e, logdet = flow(grid)
+    assert not torch.allclose(e, grid, atol=0.1)
+    mass = torch.exp(log_normal(e) + logdet).sum() * (side[1] - side[0]) ** 2
+    assert mass.item() == pytest.approx(1, abs=1e-3)
+
+
+@torch.no_grad()
+def test_samples_follow_the_density():
+    """The mean of -log q over the flow's own samples is its entropy, by quadrature on a grid."""
+    flow = vector_flow(2)
+    side = torch.linspace(-16, 16, 801)
+    e, logdet = flow(torch.cartesian_prod(side, side))
+    log_q = log_normal(e) + logdet
+    entropy = -(log_q.exp() * log_q).sum() * (side[1] - side[0]) ** 2
+    e, logdet = flow(flow.inverse(torch.randn(100_000, 2)))
+    drawn = -(log_normal(e) + logdet)
+    assert (drawn.mean() - entropy).abs() < 5 * drawn.std() / math.sqrt(len(drawn))
+
+
+# The tighter bound
+
+
+def linear_gaussian(exact: bool) -> tuple[LatentModel, MultivariateNormal]:
+    """x = A z + b + sigma noise, z ~ N(0, I): the model and its known law of x, with the exact posterior or another."""
+    d, dims, sigma = 2, 3, 0.6
+    net = nn.Linear(d, dims)
+    a, b = net.weight.detach(), net.bias.detach()
+    a.copy_(torch.randn(dims, d))
+    covariance = torch.linalg.inv(torch.eye(d) + a.T @ a / sigma**2)
+    inverse = nn.Linear(dims, d)
+    with torch.no_grad():
+        inverse.weight.copy_(covariance @ a.T / sigma**2)
+        inverse.bias.copy_(-inverse.weight @ b)
+        factor = torch.linalg.cholesky(covariance)
+        turn = InvertibleConv(d)  # W = L diag(s): u -> W u has the posterior's covariance, correlations too
+        turn.order.copy_(torch.arange(d))
+        turn.signs.fill_(1)
+        turn.lower.copy_(factor / factor.diagonal())
+        turn.upper.zero_()
+        turn.log_s.copy_(factor.diagonal().log())
+        if not exact:
+            turn.lower.zero_()
+            turn.log_s.add_(0.3)
+            inverse.bias.add_(0.2)
+    posterior = Chain(turn, Colour(MeanOnly(inverse)))
+    model = LatentModel(posterior, Gaussian(SharedStd(net, sigma)), Flatten((d,)), (dims,), (d,))
+    return model, MultivariateNormal(b, a @ a.T + sigma**2 * torch.eye(dims))
+
+
+KS = (1, 4, 16, 64, 256)
+
+
+@torch.no_grad()
+def test_every_bound_of_the_exact_posterior_is_exact():
+    """With p(z|x) = q(z|x) one sample gives -log p(x) without noise, and so does every K."""
+    model, law = linear_gaussian(exact=True)
+    x = law.sample((20,))
+    for k in KS:
+        bound = importance_bound(model(x, sampled=True) for _ in range(k))
+        torch.testing.assert_close(bound, -law.log_prob(x), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_the_k_sample_bound_falls_to_the_truth():
+    """Its mean falls with K towards -log p(x) and is never below; at K = 1 the gap is KL(p(z|x) || q(z|x))."""
+    model, law = linear_gaussian(exact=False)
+    x = law.sample((500,)).repeat_interleave(10, 0)
+    truth = -law.log_prob(x)
+    gaps, errors = [], []
+    for k in KS:
+        gap = importance_bound(model(x, sampled=True) for _ in range(k)) - truth
+        gaps.append(gap.mean().item())
+        errors.append(gap.std().item() / math.sqrt(len(gap)))
+    assert all(gap > -4 * error for gap, error in zip(gaps, errors, strict=True))
+    assert gaps[0] > 0.1
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 0.1 * gaps[0]
+
+
+@torch.no_grad()
+def test_one_sample_is_the_plain_bound_and_weights_are_averaged():
+    """K = 1 is the loss itself; K terms give -log of the mean weight, without overflow for losses of thousands."""
+    terms = [Terms(*(1000 * torch.randn(4, 3))) for _ in range(5)]
+    torch.testing.assert_close(importance_bound(iter(terms[:1])), each(terms[0]))
+    small = [Terms(*(torch.randn(4, 3))) for _ in range(5)]
+    weights = torch.stack([torch.exp(-each(t)) for t in small])
+    torch.testing.assert_close(importance_bound(iter(small)), -weights.mean(0).log())
+    assert importance_bound(iter(terms)).isfinite().all()
+
+
+@torch.no_grad()
+def test_probabilities_of_all_images_sum_to_the_mass_of_the_cube():
+    """Over all 16 one-bit images of 2 x 2, exp(-bound) sums to the flow's mass in [0, 1]^4, hence never above 1."""
+    model = perturb(glow((1, 2, 2), levels=1, depth=2, width=4, bits=1), 0.1)
+    images = torch.cartesian_prod(*[torch.arange(2.0)] * 4).reshape(16, 1, 2, 2)
+    fit_actnorms(model, images.repeat(20, 1, 1, 1))
+    replicates = 100
+    x = images.repeat(replicates, 1, 1, 1)
+    p = torch.exp(-importance_bound(model(x) for _ in range(100)))
+    sums = p.reshape(replicates, 16).sum(1)
+    n = 100_000
+    z = model.prior.inverse(torch.randn(n, 4)).flatten(1)
+    mass = ((z > 0) & (z < 1)).all(1).double()
+    error = math.sqrt(sums.var() / replicates + mass.var() / n)
+    assert abs(sums.mean() - mass.mean()) < 5 * error
+    assert 0.1 < sums.mean() < 1 + 4 * error
+    assert error < 0.01
+
+
+# Codes
+
+
+@pytest.mark.parametrize("mixing", ["conv", "shuffle", "reverse"])
+@pytest.mark.parametrize("coupling", ["affine", "additive"])
+@torch.no_grad()
+def test_codes_of_a_flow_are_exact(mixing, coupling):
+    """decode(encode(x)) = x for every bin, and encode(decode(e)) = e, to rounding, every level's code kept."""
+    model = perturb(glow((3, 8, 4), levels=2, depth=3, width=6, mixing=mixing, coupling=coupling), 0.1)
+    x, e = bins(4, (3, 8, 4)), torch.randn(4, 96)
+    code = model.encode(x)
+    assert code.shape == (4, 96)
+    torch.testing.assert_close(model.decode(code), x, rtol=0, atol=1e-8)
+    torch.testing.assert_close(model.encode(model.decode(e)), e, rtol=1e-8, atol=1e-8)
+
+
+RECIPES = {
+    "glow": lambda: glow((1, 4, 8), levels=2, depth=1, width=4),
+    "vae": lambda: vae((1, 4, 8), latent=3, width=4, levels=2),
+    "f_vae": lambda: f_vae((1, 4, 8), squeezes=1, blocks=1, hidden=4, levels=2, depth=1, width=4),
+}
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES.keys())
+@torch.no_grad()
+def test_temperature(make):
+    """At temperature 0 all samples are the decoded zero code, finite; above it they differ."""
+    model = perturb(make())
+    cold = model.sample(3, temperature=0.0)
+    assert cold.isfinite().all()
+    assert torch.equal(cold, cold[:1].expand_as(cold))
+    zero = torch.zeros(1, model.noise(1).numel())
+    torch.testing.assert_close(cold[:1], model.decode(zero))
+    warm = model.sample(3, temperature=0.8)
+    assert not torch.allclose(warm[0], warm[1])
+    draw = torch.Generator().manual_seed(5)
+    e = torch.randn(3, *model.latent, generator=torch.Generator().manual_seed(5)).flatten(1)
+    torch.testing.assert_close(model.sample(3, temperature=0.5, generator=draw), model.decode(0.5 * e))
+
+
+# Units
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8])
+@torch.no_grad()
+def test_a_uniform_density_costs_its_bits(bits):
+    """A flow of density 1 on the unit cube scores exactly ``bits`` bits a dimension, of any data."""
+    uniform = Chain(Inverse(Dequantise(0)), Flatten((2, 3, 3)))  # z -> Phi^-1(z)
+    model = LatentModel(Dequantise(bits), Certain(bits), uniform, (2, 3, 3), (2, 3, 3))
+    x, u = bins(5, (2, 3, 3), bits), torch.randn(5, 2, 3, 3)
+    zero = torch.zeros(5, 2, 3, 3)
+    score = bits_per_dim(each(model(x, zero, u)), 18)
+    torch.testing.assert_close(score, torch.full((5,), float(bits)), rtol=1e-10, atol=0)
+
+
+def test_bits_per_dim_is_nats_over_dims_and_log_2():
+    """D log 2 nats are one bit a dimension, of a number and of a tensor."""
+    assert bits_per_dim(12 * math.log(2), 12) == pytest.approx(1)
+    torch.testing.assert_close(bits_per_dim(torch.tensor([3.0, 6.0]), 3), torch.tensor([1.0, 2.0]) / math.log(2))
+
+
+def test_atoms_sum_in_float32_at_least():
+    """total of bfloat16 is float32, and right where a bfloat16 sum is off; log N is torch's."""
+    a = torch.full((2, 4096), 0.01, dtype=torch.bfloat16)
+    assert total(a).dtype == torch.float32
+    torch.testing.assert_close(total(a), a.double().sum(1).float(), rtol=1e-5, atol=0)
+    assert total(a.double()).dtype == torch.float64
+    e = torch.randn(3, 2, 4)
+    torch.testing.assert_close(log_normal(e), Normal(0, 1).log_prob(e).sum((1, 2)))
+    assert math.log(2 * math.pi) == LOG_2PI
