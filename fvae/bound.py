@@ -12,13 +12,15 @@ in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, fl
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fvae.atoms import LOG_2PI, colour, log_normal, total
 from fvae.flows import ActNorm, Colour, Flatten, Flow
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class Terms(NamedTuple):
@@ -44,7 +46,7 @@ class Terms(NamedTuple):
         return (self.distortion + beta * self.rate).mean()
 
 
-def bits_per_dim(nats: Tensor | float, dims: int) -> Tensor | float:
+def bits_per_dim(nats: Number, dims: int) -> Number:
     """Nats a sample to bits a dimension: the one place where they are converted."""
     return nats / (dims * math.log(2))
 
@@ -56,6 +58,7 @@ class LatentModel(nn.Module):
     The prior ends in flat codes e of D values. Calling the model gives the ``Terms`` to train on.
     """
 
+    shape: Any
     posterior: Any  # Flow; Any, since mypy takes every attribute of a module for a tensor
     decoder: Any  # a likelihood
     prior: Any  # Flow

@@ -1,4 +1,4 @@
-"""A model on disk: ``config.json`` (recipe, shape, settings) and ``model.safetensors``, and nothing that can run code."""
+"""A model on disk: ``config.json`` (recipe, shape, settings) and ``model.safetensors``; neither can run code."""
 
 import json
 from pathlib import Path

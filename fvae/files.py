@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fvae.errors import MachineError
@@ -25,10 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise MachineError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        try:
+        with suppress(OSError):
             part.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ The only place where networks and probability meet. A model made here knows the 
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -86,8 +87,11 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
             )
         elif key == "bits" and not 1 <= value <= 8:
             raise UserError(f"{name}: bits must be from 1 to 8; found {value}")
-        elif value < 0 or (value == 0 and key not in ("blocks", "hidden")):
-            raise UserError(f"{name}: {key} must be above 0; found {value}")
+        elif key in ("blocks", "hidden"):
+            if value < 0:
+                raise UserError(f"{name}: {key} must be 0 or more; found {value}")
+        elif not 0 < value < math.inf:  # NaN too
+            raise UserError(f"{name}: {key} must be above 0{' and finite' * (kind is float)}; found {value}")
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise UserError(f"{name}: shape must be (channels, height, width); found {shape}")
 

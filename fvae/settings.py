@@ -7,6 +7,8 @@ A model's settings are not here: they are the arguments of its recipe.
 from dataclasses import dataclass
 from typing import Literal
 
+from fvae.errors import UserError
+
 
 @dataclass
 class DataSettings:
@@ -32,7 +34,7 @@ class TrainSettings:
     steps: int | None = None
     """optimiser steps in all (default: 2000 where no minutes are given)"""
     minutes: float | None = None
-    """time in all, evaluations included and earlier sessions of a resumed run counted; with steps: whichever ends first"""
+    """time in all, with evaluations and a resumed run's earlier sessions; with steps: whichever ends first"""
     batch_size: int = 64
     """images a step, over all devices together"""
     lr: float = 1e-3
@@ -41,7 +43,7 @@ class TrainSettings:
     """steps over which the learning rate rises to its value"""
     weight_decay: float = 0.0
     """AdamW's weight decay, of the networks' weights alone"""
-    clip: float = 1.0
+    clip: float = 10.0
     """largest norm of the gradient of the loss in bits/dim"""
     ema: float = 0.999
     """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
@@ -61,3 +63,21 @@ class TrainSettings:
     """machines"""
     strategy: str = "auto"
     """Lightning's strategy: auto, ddp, ..."""
+
+    def check(self) -> None:
+        """Refuse values that can't be meant, by their flags; raises ``UserError``."""
+        above = ("steps", "minutes", "batch_size", "lr", "clip", "every", "test_images", "devices", "nodes")
+        for name in above:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--train.{name}: expected a number above 0, found {value}")
+        for name in ("warmup", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"--train.{name}: expected 0 or more, found {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"--train.ema: expected 0 or more and below 1, found {self.ema}")
+        if self.batch_size % (self.devices * self.nodes):
+            raise UserError(
+                f"--train.batch_size: expected a multiple of the {self.devices * self.nodes} devices, "
+                f"found {self.batch_size}"
+            )

@@ -9,11 +9,10 @@ bit, with no generator's state to be saved; and two processes agree with one.
 import csv
 import io
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ class Feed:
 
 
 def averaging(decay: float) -> Callable:
-    """theta_avg <- d theta_avg + (1 - d) theta with d = min(decay, (1 + n) / (10 + n)): short runs average over less."""
+    """average <- d average + (1 - d) current with d = min(decay, (1 + n) / (10 + n)): short runs average over less."""
 
     def update(averages: Any, currents: Any, n: Any) -> None:
         d = min(decay, (1 + float(n)) / (10 + float(n)))
@@ -119,7 +118,7 @@ class Training(LightningModule):
 
     @property
     def averaged(self) -> LatentModel:
-        return self.average.module
+        return cast(LatentModel, self.average.module)
 
     def train_dataloader(self) -> DataLoader:
         s = self.settings
@@ -181,7 +180,7 @@ class Keeper(Callback):
         if trainer.is_global_zero:
             self.keep(trainer, training)
         training.losses.clear()
-        trainer.save_checkpoint(self.run / CHECKPOINT)
+        trainer.save_checkpoint(self.run / CHECKPOINT, weights_only=False)
 
     def keep(self, trainer: Trainer, training: Training) -> None:
         model = training.averaged
@@ -224,7 +223,7 @@ def table(rows: list[dict[str, float]]) -> str:
 
 def seconds(trainer: Trainer) -> float:
     """Time in training, earlier sessions of the run included."""
-    timer = next(c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+    timer = next(c for c in trainer.callbacks if isinstance(c, Timer))
     return timer.time_elapsed("train")
 
 
@@ -255,9 +254,7 @@ def train(
     evaluation. Raises ``UserError`` for settings that don't fit, a damaged checkpoint, or too many non-finite steps,
     ``MachineError`` where a file can't be written.
     """
-    world = settings.devices * settings.nodes
-    if settings.batch_size % world:
-        raise UserError(f"--train.batch_size must be a multiple of the {world} devices; found {settings.batch_size}")
+    settings.check()
     bits = model.decoder.bits
     checkpoint = run / CHECKPOINT
     resume = resume and checkpoint.exists()
@@ -292,7 +289,5 @@ def train(
         use_distributed_sampler=False,
         log_every_n_steps=settings.every,
     )
-    began = time.monotonic()
     trainer.fit(training, ckpt_path=checkpoint if resume else None, weights_only=True)
-    assert time.monotonic() >= began
     return training.rows[-1]

@@ -85,9 +85,9 @@ class Row:
         return x, None if self.cond is None else self.cond()
 
 
-GLOW = dict(levels=2, depth=2, width=5)
-VAE = dict(latent=4, width=4, levels=2)
-F_VAE = dict(squeezes=1, blocks=1, hidden=4, levels=2, depth=1, width=5)
+GLOW = {"levels": 2, "depth": 2, "width": 5}
+VAE = {"latent": 4, "width": 4, "levels": 2}
+F_VAE = {"squeezes": 1, "blocks": 1, "hidden": 4, "levels": 2, "depth": 1, "width": 5}
 IMAGE = (2, 4, 4)
 
 TABLE = {

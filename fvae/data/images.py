@@ -61,10 +61,12 @@ class Images:
 def load_images(data: DataSettings, part: str = "train", shape: Shape | None = None) -> Images:
     """The "train", "test" or "all" images of a source, brought to shape (C, H, W) where a model asks for it.
 
+    "unseen" is for a source that the model was not trained on: its test split where it has one, else all.
+
     Raises UserError for a source that is missing, broken or holds no images, and for images of other shapes.
     """
-    if part not in ("train", "test", "all"):
-        raise ValueError(f"part: expected train, test or all, found {part!r}")
+    if part not in ("train", "test", "all", "unseen"):
+        raise ValueError(f"part: expected train, test, all or unseen, found {part!r}")
     if data.size is not None and data.size < 1:
         raise UserError(f"--data.size {data.size}: expected a number of pixels, 1 or more")
     if not 0 < data.held_out < 1:
@@ -267,7 +269,7 @@ def _list_array(name: str, images: np.ndarray, labels: np.ndarray | None, where:
 
 def _list_parquet(path: Path, where: str) -> list[_Item]:
     import datasets
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         # Straight from the file: datasets would first write a copy of it into its cache.
@@ -348,7 +350,9 @@ def _choose(splits: _Splits, data: DataSettings, part: str) -> list[_Item]:
         return [item for items in splits.values() for item in items]
     train = data.split or ("train" if own else "")
     test = next((split for split in TEST_SPLITS if split in own and split != train), None)
-    if part == "test" and test:
+    if part == "unseen" and not test:
+        return [item for items in splits.values() for item in items]
+    if part in ("test", "unseen") and test:
         return splits[test]
     if train not in splits and own:
         raise UserError(f"{where}: expected a split called train, found {', '.join(own)}; name one with --data.split")

@@ -1,0 +1,242 @@
+"""The command line: names, flags and their help. What a command does is in ``fvae.commands``, imported when one runs.
+
+A user's mistake is one line on standard error and exit status 2; a fault of the machine one line and status 1.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fvae import __version__
+from fvae.errors import MachineError, UserError
+from fvae.settings import DataSettings, TrainSettings
+
+COMMANDS = {
+    "recipes": "what can be trained, one line each",
+    "train": "train a recipe on images into a run folder, or --resume one",
+    "evaluate": "bits/dim, rate and distortion of a run, and the tighter K-sample bound",
+    "sample": "draw images, or one labelled row a temperature",
+    "reconstruct": "images beside what the model makes of their codes",
+    "interpolate": "between two images (a row) or four (a square)",
+    "encode": "images to codes, an .npz",
+    "decode": "codes back to images",
+    "score": "one bound on -log p(x) a file, as CSV",
+    "compare": "curves, table and samples of several runs side by side",
+    "demo": "train a small f-VAE on the digits that ship with scikit-learn, and look at it",
+}
+HELP = """usage: fvae COMMAND [arguments]
+
+Train and use likelihood-based generative models: VAEs, flows, and f-VAEs.
+
+{}
+
+fvae COMMAND --help says what a command takes, fvae train RECIPE --help every setting with its default.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(HELP.format("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())), end="")
+            return 0
+        if argv[0] == "--version":
+            print(f"fvae {__version__}")
+            return 0
+        if argv[0] not in COMMANDS:
+            raise UserError(f"{argv[0]}: no such command; known are {', '.join(COMMANDS)}")
+        run_command(argv[0], argv[1:])
+        return 0
+    except UserError as error:
+        return fail(error, 2)
+    except (MachineError, MemoryError) as error:
+        return fail(error, 1)
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail("interrupted; fvae train --out RUN --resume goes on from the last checkpoint", 130)
+
+
+def fail(error: Any, status: int) -> int:
+    print(f"fvae: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    return status
+
+
+def run_command(command: str, argv: list[str]) -> None:
+    # `--data SRC` is short for `--data.source SRC`, whose siblings are --data.size and so on.
+    argv = [("--data.source" + a[6:]) if a == "--data" or a.startswith("--data=") else a for a in argv]
+    if command == "train":
+        return train(argv)
+    parser = make_parser(command)
+    for add in ARGUMENTS[command]:
+        add(parser)
+    args = parse(parser, argv)
+    values = {name: value for name, value in vars(args).items() if name not in ("data", "help")}
+    if "data" in args:
+        values["data"] = DataSettings(**vars(args.data))
+    import fvae.commands
+
+    if command == "demo":
+        import fvae.demo
+
+        fvae.demo.demo(**values)
+    else:
+        getattr(fvae.commands, command)(**values)
+
+
+def make_parser(command: str, text: str = "") -> Any:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(
+        prog=f"fvae {command}",
+        description=text or COMMANDS[command].capitalize() + ".",
+        exit_on_error=False,
+        allow_abbrev=False,
+        version=None,
+    )
+
+
+def parse(parser: Any, argv: list[str]) -> Any:
+    """Parsed arguments; raises ``UserError`` with the parser's complaint on one line."""
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(argv)
+    except ArgumentError as error:
+        raise UserError(f"{parser.prog.removeprefix('fvae ')}: {error}") from None
+
+
+def flag(*names: str, **options: Any) -> Callable[[Any], Any]:
+    return lambda parser: parser.add_argument(*names, **options)
+
+
+def out(what: str) -> Callable[[Any], Any]:
+    return flag("--out", type=Path, required=True, metavar="PATH", help=what)
+
+
+def data(parser: Any) -> Any:
+    return parser.add_class_arguments(DataSettings, "data", skip={"split", "held_out"})
+
+
+split = flag("--split", choices=["train", "test", "all"], help="default: test; all for another source without splits")
+seed = flag("--seed", type=int, default=0, help="seed of the noise")
+samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u an image, for averages and bound")
+
+run = flag("run", type=Path, metavar="RUN", help="a run folder, or one with its two model files")
+
+ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
+    "recipes": [],
+    "evaluate": [
+        run,
+        data,
+        split,
+        samples,
+        seed,
+        flag("--json", dest="out", type=Path, metavar="FILE", help="write the figures there"),
+    ],
+    "sample": [
+        run,
+        flag("--n", type=int, help="images (default: 64; 10 a row with --temperatures)"),
+        flag("--temperature", type=float, default=0.8, help="standard deviation of the code"),
+        flag("--temperatures", metavar="T,T,...", help="one labelled row for each, of the same codes"),
+        flag("--label", type=int, metavar="K", help="draw this class, where the run was trained with labels"),
+        seed,
+        out("a picture, an .npz, or a folder of PNGs"),
+    ],
+    "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images"), out("a picture")],
+    "interpolate": [
+        run,
+        flag("ends", type=Path, nargs="*", metavar="IMAGE", help="2 or 4 images (default: held-out ones of the run)"),
+        data,
+        flag("--corners", type=int, choices=[2, 4], default=4, help="how many to take where none are named"),
+        flag("--steps", type=int, default=9, help="images from one end to the other"),
+        out("a picture"),
+    ],
+    "encode": [run, data, split, out("an .npz")],
+    "decode": [
+        run,
+        flag("codes", type=Path, metavar="CODES", help="an .npz of fvae encode"),
+        out("a folder, an .npz or a picture"),
+    ],
+    "score": [run, data, split, samples, seed, out("a .csv")],
+    "compare": [
+        flag("runs", type=Path, nargs="+", metavar="RUN", help="run folders"),
+        flag("--n", type=int, default=10, help="samples a run"),
+        seed,
+        out("a folder"),
+    ],
+    "demo": [
+        flag("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="the run folder"),
+        flag("--minutes", type=float, default=1.7, help="of training"),
+    ],
+}
+
+
+def train(argv: list[str]) -> None:
+    """Read the recipe, then every setting of it: from --config, or the run to resume, and from the flags."""
+    import jsonargparse
+
+    from fvae.runs import read_yaml
+
+    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    resume = "--resume" in argv
+    run = value_of(argv, "--out")
+    if resume and run and (Path(run) / "config.yaml").is_file():
+        argv = ["--config", str(Path(run) / "config.yaml"), *argv]
+    configs = [Path(c) for c in values_of(argv, "--config")]
+    for config in configs:
+        named = read_yaml(config).get("recipe")
+        if recipe and named and named != recipe:
+            raise UserError(f"{config}: is of recipe {named}, the command says {recipe}")
+        recipe = recipe or named
+    if recipe is None and ("-h" in argv or "--help" in argv):
+        argv, recipe = ["--help"], "f_vae"
+    if recipe is None:
+        if resume and run:
+            raise UserError(f"--resume: {run} holds no run; name a recipe to begin one")
+        raise UserError("train: which recipe? fvae train RECIPE --data SRC --out RUN; fvae recipes lists them")
+    from fvae.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise UserError(f"{recipe}: no such recipe; known are {', '.join(RECIPES)}")
+    make = RECIPES[recipe].__wrapped__  # type: ignore[attr-defined]
+    parser = make_parser("train RECIPE", (make.__doc__ or "").split("Args:")[0].strip())
+    parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
+    parser.add_argument("--config", action="config", metavar="FILE.yaml", help="settings of data, model and train")
+    parser.add_argument("--recipe", default=recipe, help="as the first argument; a settings file may name it")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
+    parser.add_class_arguments(DataSettings, "data")
+    parser.add_function_arguments(make, "model", skip={"shape"})
+    parser.add_class_arguments(TrainSettings, "train")
+    args = parse(parser, argv)
+    if not args.data.source:
+        raise UserError("--data: expected a source: digits, a Hugging Face data set, or a path")
+    model = jsonargparse.namespace_to_dict(args.model)
+    settings = TrainSettings(**{f.name: args.train[f.name] for f in fields(TrainSettings)})
+    from fvae.commands import train as run_training
+
+    run_training(args.recipe, model, DataSettings(**vars(args.data)), settings, args.out, args.resume)
+
+
+def values_of(argv: list[str], name: str) -> list[str]:
+    """The values that a flag is given, before the flags are parsed."""
+    found = [b for a, b in pairwise(argv) if a == name]
+    return found + [a.removeprefix(name + "=") for a in argv if a.startswith(name + "=")]
+
+
+def value_of(argv: list[str], name: str) -> str | None:
+    return next(iter(values_of(argv, name)), None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

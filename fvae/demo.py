@@ -1,0 +1,22 @@
+"""The main job from end to end on data that ships inside a dependency."""
+
+from pathlib import Path
+
+from fvae import commands
+from fvae.settings import DataSettings, TrainSettings
+
+MODEL = {"squeezes": 1, "blocks": 2, "levels": 2, "depth": 6, "width": 96, "coupling": "affine", "bits": 4}
+
+
+def demo(out: Path, minutes: float) -> None:
+    """Train ``f_vae`` on the 8x8 digits and write samples, reconstructions and interpolations into the run folder."""
+    data = DataSettings(source="digits")
+    train = TrainSettings(minutes=minutes, lr=2e-3, every=500)
+    commands.train("f_vae", MODEL, data, train, out, resume=False)
+    nothing = DataSettings()
+    commands.evaluate(out, nothing, None, samples=10, seed=0, out=out / "metrics.json")
+    commands.sample(out, 64, 0.8, None, None, 0, out / "samples.png")
+    commands.sample(out, None, 0.8, commands.TEMPERATURES, None, 0, out / "temperatures.png")
+    commands.reconstruct(out, nothing, None, 20, out / "reconstructions.png")
+    commands.interpolate(out, [], nothing, 9, 2, out / "interpolation_2.png")
+    commands.interpolate(out, [], nothing, 7, 4, out / "interpolation_4.png")
