@@ -1,6 +1,7 @@
 """A model on disk: ``config.json`` (recipe, shape, settings) and ``model.safetensors``; neither can run code."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,42 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     """
     folder = Path(folder)
     config = read_config(folder)
-    model = RECIPES[config["recipe"]](config["shape"], **config["settings"])
+    try:
+        model = RECIPES[config["recipe"]](config["shape"], **config["settings"])
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
     weights = read_weights(folder / "model.safetensors")
     ours = model.state_dict()
-    for name in sorted(ours.keys() ^ weights.keys()):
-        where = "model.safetensors lacks" if name in ours else "model.safetensors has, and config.json's model lacks,"
-        raise UserError(f"{folder}: {where} {name}: the two files don't belong together")
-    for name, tensor in weights.items():
-        if tensor.shape != ours[name].shape:
-            raise UserError(
-                f"{folder}/model.safetensors: {name} has shape {tuple(tensor.shape)}, "
-                f"config.json's model expects {tuple(ours[name].shape)}"
-            )
+    check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], origin: str) -> None:
+    """Refuse weights of other names or shapes than ``ours``, the model of ``origin``; raises ``UserError``."""
+    for name in sorted(ours.keys() ^ weights.keys()):
+        verb = "lacks" if name in ours else "has an unexpected"
+        raise UserError(f"{path}: {verb} {name}: these weights are not of the model of {origin}")
+    for name, tensor in weights.items():
+        if tensor.shape != ours[name].shape:
+            found, expected = tuple(tensor.shape), tuple(ours[name].shape)
+            raise UserError(f"{path}: {name} has shape {found}, the model of {origin} expects {expected}")
+
+
+def check_checkpoint(path: Path, model: LatentModel) -> None:
+    """Refuse a checkpoint that can't be gone on from: damaged, not of fvae, or of another model.
+
+    Reads tensors and plain values alone, which can't run code. Raises ``UserError``.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        checkpoint["fvae"], weights = checkpoint["fvae"], checkpoint["state_dict"]
+    except Exception:  # a file can be broken in any way
+        text = "damaged, or not a checkpoint of fvae; the run can be used, but not gone on with"
+        raise UserError(f"{path}: {text}") from None
+    weights = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+    check_fit(path, weights, model.state_dict(), "the run's config.yaml")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -67,13 +90,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        made = config.get("fvae", "another program") if isinstance(config, dict) else "another program"
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(f"{path}: expected a table with format, recipe, shape and settings, as fvae train writes it")
+    if config["format"] != FORMAT:
         raise UserError(
-            f"{path}: format {found}, made by fvae {made}; this is fvae {__version__}, which reads format {FORMAT}"
+            f"{path}: format {config['format']}, written by fvae {config.get('fvae', '?')}; "
+            f"this is fvae {__version__}, which reads format {FORMAT}"
         )
-    if config.get("recipe") not in RECIPES:
+    if config.get("recipe") not in list(RECIPES):
         raise UserError(f"{path}: unknown recipe {config.get('recipe')!r}; known are {', '.join(RECIPES)}")
     if not isinstance(config.get("shape"), list) or not isinstance(config.get("settings"), dict):
         raise UserError(f"{path}: expected a list `shape` and a table `settings`")
@@ -84,13 +108,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises ``UserError`` for anything else, a pickle above all."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; a run has it from its first evaluation on")
-    with open(path, "rb") as file:
-        head = file.read(4)
-    if head[:1] == b"\x80" or head == b"PK\x03\x04":
-        raise UserError(
-            f"{path}: refused: this is a pickle (or a torch archive), which can run code; expected safetensors"
-        )
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
+        with open(path, "rb") as file:
+            head = file.read(4)
+        if head[:1] == b"\x80" or head == b"PK\x03\x04":
+            kind = "refused: this is a pickle (or a torch archive), which can run code; expected safetensors"
+            raise UserError(f"{path}: {kind}") from None
         raise UserError(f"{path}: damaged, or not a safetensors file ({error})") from None

@@ -183,7 +183,6 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
 
 def train(argv: list[str]) -> None:
     """Read the recipe, then every setting of it: from --config, or the run to resume, and from the flags."""
-    import jsonargparse
 
     from fvae.runs import read_yaml
 
@@ -221,7 +220,7 @@ def train(argv: list[str]) -> None:
     args = parse(parser, argv)
     if not args.data.source:
         raise UserError("--data: expected a source: digits, a Hugging Face data set, or a path")
-    model = jsonargparse.namespace_to_dict(args.model)
+    model = args.model.as_dict()
     settings = TrainSettings(**{f.name: args.train[f.name] for f in fields(TrainSettings)})
     from fvae.commands import train as run_training
 

@@ -10,6 +10,8 @@ import logging
 import math
 import sys
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,10 @@ from fvae.checkpoint import load
 from fvae.data.images import Images, Shape, load_images, read_files
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins
-from fvae.files import write_bytes, write_text
-from fvae.pictures import save_picture, sheet, square, to_image, to_uint8
+from fvae.files import need_file, need_folder, write_bytes, write_text
+from fvae.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
 from fvae.recipes import RECIPES
-from fvae.runs import check_same, run_images, write_config
+from fvae.runs import KEPT, check_same, run_images, write_config
 from fvae.settings import DataSettings, TrainSettings
 
 TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
@@ -48,18 +50,24 @@ def train(
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from fvae.progress import ProgressBar
+    from fvae.train import make_trainer
     from fvae.train import train as fit
 
     settings.check()
+    need_folder("--out", run)
     quiet()
     first = rank_zero_only.rank == 0
-    begun = first and (run / "config.yaml").exists()
-    if begun and not resume:
+    held = [name for name in KEPT if first and (run / name).exists()]
+    begun = "config.yaml" in held
+    if held and not resume:
         raise UserError(f"--out {run}: holds a run already; give --resume to go on with it, or another folder")
+    if held and not begun:
+        raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
     images = load_images(data, "train")
     test = load_images(data, "test", images.shape)
     torch.manual_seed(settings.seed)
     house = RECIPES[recipe](images.shape, **model)
+    make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
         check_same(run, recipe, house.config["settings"], data, settings)
     elif first:
@@ -68,10 +76,12 @@ def train(
         say_skipped(images, run)
     steps = settings.steps or (2000 if settings.minutes is None else -1)
     bar = ProgressBar(steps, settings.minutes)
-    parameters = sum(p.numel() for p in house.parameters())
-    if first:
-        bar.say(f"{recipe}, {parameters:,} parameters, on {len(images)} images of {size(images.shape)} ({data.source})")
-    last = fit(house, images, test, run, settings, resume, bar, bar.say)
+    try:
+        last = fit(house, images, test, run, settings, resume, bar, bar.say)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt(f"interrupted; fvae train --out {run} --resume goes on with it") from None
     if first:
         print(f"{run}: step {last['step']}, held-out {last['test_bits_per_dim']:.4f} bits/dim")
 
@@ -85,6 +95,7 @@ def quiet() -> None:
 
 
 def size(shape: Shape) -> str:
+    """A shape as people say it."""
     c, h, w = shape
     return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
 
@@ -109,6 +120,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Print the bound on -log p(x) of a run's held-out images, or of others, and maybe write it as JSON."""
     at_least("--samples", samples, 1)
+    if out:
+        need_file("--json", out)
     model = load(run, device())
     images, source = run_images(run, data, split, model.shape)
     say_skipped(images)
@@ -116,7 +129,8 @@ def evaluate(
     found = {"run": str(run), "recipe": model.config["recipe"], "data": source, "seed": seed, **found}
     found["skipped_files"] = len(images.skipped)
     if out:
-        write_text(out, json.dumps(found, indent=2) + "\n")
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+        write_text(out, json.dumps(finite, indent=2) + "\n")
     draws = f"{samples} draw{'s' if samples > 1 else ''} of u an image"
     print(f"{found['recipe']} {run} on {source}: {len(images)} images of {size(model.shape)}, {found['bits']} bits")
     print(f"bits/dim    {found['bits_per_dim']:.4f} +- {found['bits_per_dim_error']:.4f}  {found['bound']}; {draws}")
@@ -138,6 +152,7 @@ def sample(
     out: Path,
 ) -> None:
     """Draw images from a run: a grid, an .npz or a folder; or one labelled row a temperature."""
+    need_images_out(out, folder=temperatures is None)
     model = load(run, device())
     if label is not None:
         raise UserError(f"--label {label}: {run} holds a {model.config['recipe']}, which was trained without labels")
@@ -155,10 +170,9 @@ def sample(
     rows = [decoded(model, t * e) for t in values]
     if not sweep:
         write_images(rows[0], out)
-    elif out.suffix == ".npz":
+    elif out.suffix.lower() == ".npz":
         write_arrays(out, images=np.stack(rows), temperatures=np.array(values))
     else:
-        need_picture(out)
         save_picture(sheet(rows, [f"T = {t:g}" for t in values]), out)
     print(out)
 
@@ -176,22 +190,29 @@ def encoded(model: LatentModel, pixels: np.ndarray, batch_size: int = 64) -> tor
 
 
 def need_picture(out: Path) -> None:
-    from PIL import Image
+    """Refuse a name that is no picture's, before the work is done; raises ``UserError``."""
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"--out {out}: expected a picture's name that ends in {', '.join(PICTURES)}")
+    need_file("--out", out)
 
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"--out {out}: expected a picture's name, such as {out.with_suffix('.png').name}")
+
+def need_images_out(out: Path, folder: bool = True) -> None:
+    """Refuse a name that ``write_images`` can't use, before the work is done; raises ``UserError``."""
+    if folder and not out.suffix:
+        return need_folder("--out", out)
+    if out.suffix.lower() not in (".npz", *PICTURES):
+        kinds = "a picture's name such as x.png, an .npz" + (", or a folder's name" if folder else "")
+        raise UserError(f"--out {out}: expected {kinds}")
+    need_file("--out", out)
 
 
 def write_images(images: np.ndarray, out: Path) -> None:
     """A sheet for a picture's name, an array ``images`` for .npz, else a folder of numbered PNGs."""
-    if out.suffix == ".npz":
+    if out.suffix.lower() == ".npz":
         write_arrays(out, images=images)
     elif out.suffix:
-        need_picture(out)
         save_picture(square(images), out)
     else:
-        if out.is_file():
-            raise UserError(f"--out {out}: expected a folder, found a file")
         for i, a in enumerate(images):
             save_picture(to_image(a), out / f"{i:05d}.png")
 
@@ -227,9 +248,9 @@ def interpolate(run: Path, ends: list[Path], data: DataSettings, steps: int, cor
     """The straight line between the codes of two images, or the square between those of four, decoded."""
     at_least("--steps", steps, 2)
     need_picture(out)
-    model = load(run, device())
     if ends and len(ends) not in (2, 4):
         raise UserError(f"interpolate: expected 2 images (a row) or 4 (a square), found {len(ends)}")
+    model = load(run, device())
     if ends:
         pixels = read_files(ends, model.shape).pixels
     else:
@@ -249,6 +270,7 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
     """Write the codes of images: an .npz with ``codes`` (N, D), ``names`` and, where known, ``labels``."""
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
+    need_file("--out", out)
     model = load(run, device())
     images, _ = run_images(run, data, split, model.shape)
     say_skipped(images)
@@ -257,21 +279,29 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
     print(f"{out}: {len(images)} codes of {arrays['codes'].shape[1]} values")
 
 
+def read_codes(path: Path) -> np.ndarray:
+    """The array ``codes`` of an .npz; raises ``UserError``."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected an .npz, as fvae encode writes it")
+    try:
+        if zipfile.is_zipfile(path):  # else NumPy would try a pickle
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays["codes"])
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    raise UserError(f"{path}: expected an .npz with an array `codes` of numbers, as fvae encode writes it")
+
+
 def decode(run: Path, codes: Path, out: Path) -> None:
     """Codes from an .npz back to images."""
+    need_images_out(out)
+    e = read_codes(codes)
     model = load(run, device())
-    try:
-        with np.load(codes, allow_pickle=False) as arrays:
-            e = arrays["codes"]
-    except FileNotFoundError:
-        raise UserError(f"{codes}: no such file") from None
-    except KeyError:
-        raise UserError(f"{codes}: expected an array `codes`, as fvae encode writes it") from None
-    except (ValueError, OSError, EOFError, AttributeError, TypeError) as error:
-        raise UserError(f"{codes}: expected an .npz, as fvae encode writes it ({error})") from None
     dims = math.prod(model.latent)
-    if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f":
+    if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
         raise UserError(f"{codes}: expected codes (N, {dims}) of floats for {run}, found {e.shape} of {e.dtype}")
+    if not np.isfinite(e).all():
+        raise UserError(f"{codes}: expected finite codes, found NaN or infinity")
     write_images(decoded(model, torch.from_numpy(e.astype(np.float32)).to(device())), out)
     print(f"{out}: {len(e)} images")
 
@@ -279,6 +309,7 @@ def decode(run: Path, codes: Path, out: Path) -> None:
 def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path) -> None:
     """One bound a file: CSV of name, nats and bits/dim, of the K-sample bound for K > 1."""
     at_least("--samples", samples, 1)
+    need_file("--out", out)
     model = load(run, device())
     images, _ = run_images(run, data, split, model.shape)
     say_skipped(images)
@@ -299,5 +330,7 @@ def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
     """Curves, table and samples of several runs side by side."""
     from fvae.compare import compare as side_by_side
 
+    at_least("--n", n, 1)
+    need_folder("--out", out)
     side_by_side(runs, out, n, seed, device())
     print(f"{out}: table.md, table.csv, curves.png, samples.png")

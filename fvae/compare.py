@@ -22,18 +22,23 @@ COLUMNS = (
     "rate bits/dim",
     "distortion bits/dim",
 )
+NEEDED = ("step", "seconds", "test_bits_per_dim", "test_rate_bits_per_dim", "test_distortion_bits_per_dim")
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of a run's ``metrics.csv``; raises ``UserError``."""
     path = run / "metrics.csv"
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
     if not path.is_file():
         raise UserError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
     try:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
-        return [rows[0], *rows[1:]]
-    except (ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{path}: expected numbers under a line of names ({error})") from None
+        if all(name in rows[0] for name in NEEDED):
+            return rows
+    except (ValueError, TypeError, IndexError):
+        pass
+    raise UserError(f"{path}: expected numbers under {', '.join(NEEDED)}, as fvae train writes it")
 
 
 def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> None:

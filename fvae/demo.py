@@ -3,16 +3,22 @@
 from pathlib import Path
 
 from fvae import commands
+from fvae.errors import UserError
 from fvae.settings import DataSettings, TrainSettings
 
 MODEL = {"squeezes": 1, "blocks": 2, "levels": 2, "depth": 6, "width": 96, "coupling": "affine", "bits": 4}
 
 
 def demo(out: Path, minutes: float) -> None:
-    """Train ``f_vae`` on the 8x8 digits and write samples, reconstructions and interpolations into the run folder."""
+    """Train ``f_vae`` on the 8x8 digits and write samples, reconstructions and interpolations into the run folder.
+
+    A demo that was stopped goes on; one that was finished makes its pictures again.
+    """
     data = DataSettings(source="digits")
     train = TrainSettings(minutes=minutes, lr=2e-3, every=500)
-    commands.train("f_vae", MODEL, data, train, out, resume=False)
+    if not minutes > 0:
+        raise UserError(f"--minutes: expected a number above 0, found {minutes:g}")
+    commands.train("f_vae", MODEL, data, train, out, resume=True)
     nothing = DataSettings()
     commands.evaluate(out, nothing, None, samples=10, seed=0, out=out / "metrics.json")
     commands.sample(out, 64, 0.8, None, None, 0, out / "samples.png")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fvae.errors import MachineError
+from fvae.errors import MachineError, UserError
 
 
 @contextmanager
@@ -13,8 +13,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed on failure.
 
     The old file stays whole until the new one is. The temporary name is fixed, so that what a killed process left is
-    overwritten by the next. Raises ``MachineError`` where the system can't write (a full disk, no permission).
+    overwritten by the next. A link is followed, and a device such as /dev/stdout is written to, not replaced.
+    Raises ``MachineError`` where the system can't write (a full disk, no permission).
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            yield path
+        except OSError as error:
+            raise MachineError(f"could not write {path}: {error.strerror or error}") from error
+        return
+    path = path.resolve() if path.is_symlink() else path
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +35,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def need_file(flag: str, path: Path) -> None:
+    """Refuse a name that no file can be written to, before the work is done; raises ``UserError``."""
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: expected a file's name, found a folder")
+    need_folder(flag, path.parent, path)
+
+
+def need_folder(flag: str, path: Path, named: Path | None = None) -> None:
+    """Refuse a name that no folder can be made at, before the work is done; raises ``UserError``."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag} {named or path}: expected a folder at {there}, found a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {named or path}: no permission to write in {there}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from fvae.files import replacing
 
 GAP = 2
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
 
 
 def to_uint8(x: Tensor, bits: int) -> np.ndarray:
@@ -53,6 +54,6 @@ def square(images: np.ndarray, columns: int | None = None) -> Image.Image:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture, whole or not at all; the format is that of the name. Raises ``MachineError``."""
-    kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
+    kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as part:
         picture.save(part, format=kind)

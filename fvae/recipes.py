@@ -207,7 +207,7 @@ def f_vae(
     depth: int = 8,
     width: int = 128,
     mixing: Mixing = "conv",
-    coupling: Literal["affine", "additive"] = "additive",
+    coupling: Literal["affine", "additive"] = "affine",
     sigma_1: float = 0.02,
     learn_sigma_1: bool = True,
     sigma_2: float = 0.05,
@@ -229,7 +229,7 @@ def f_vae(
         depth: flow steps a level of F
         width: hidden channels of F's coupling networks
         mixing: channels between F's couplings: learned 1x1 convolution, fixed random shuffle, or reversal
-        coupling: F's couplings: affine (scale and shift) or additive (shift alone)
+        coupling: F's couplings: affine (scale and shift) or additive (shift alone, as published)
         sigma_1: the posterior's standard deviation at the start, in the units of [-1, 1] images
         learn_sigma_1: train sigma_1; false keeps it (0.3 to 0.5 favours samples over bits/dim)
         sigma_2: the decoder's standard deviation on [-1, 1] at the start; it is trained

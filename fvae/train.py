@@ -1,9 +1,9 @@
 """Training a run: Lightning's Trainer does the loop, this module says what a step is and what is kept.
 
 A run is a function of its settings. The images of step t and the noise u of step t depend on (seed, t) alone, drawn
-for the whole batch of all devices, of which each takes its share. Lightning's epoch is the ``every`` steps between two
-checkpoints. So a run that was killed goes on from its last checkpoint to the same weights as one that was not, bit for
-bit, with no generator's state to be saved; and two processes agree with one.
+for the whole batch of all devices, of which each takes its share. So a run that was killed goes on from its last
+checkpoint to the same weights as one that was not, bit for bit, with no generator's state to be saved; and two
+processes agree with one. For Lightning the run is one endless epoch.
 """
 
 import csv
@@ -110,15 +110,15 @@ class Training(LightningModule):
     def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray):
         super().__init__()
         self.model, self.settings, self.pixels = model, settings, pixels
-        self.average = AveragedModel(model, multi_avg_fn=averaging(settings.ema)).requires_grad_(False).eval()
+        self.average = AveragedModel(model, multi_avg_fn=averaging(settings.ema)).requires_grad_(False)
         self.losses: list[Tensor] = []
         self.norm = 0.0
-        self.skipped = self.in_a_row = 0
+        self.skipped = self.in_a_row = self.kept = 0
         self.rows: list[dict[str, float]] = []  # of metrics.csv; kept in checkpoints, so that none is lost or doubled
 
     @property
     def averaged(self) -> LatentModel:
-        return cast(LatentModel, self.average.module)
+        return cast(LatentModel, self.average.module).eval()
 
     def train_dataloader(self) -> DataLoader:
         s = self.settings
@@ -151,9 +151,6 @@ class Training(LightningModule):
                 f"try a smaller --train.lr (found {self.settings.lr:g}) or more --train.warmup"
             )
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.average.update_parameters(self.model)
-
     def configure_optimizers(self) -> dict[str, Any]:
         s = self.settings
         optimizer = torch.optim.AdamW(parameter_groups(self.model, s.lr, s.weight_decay), fused=True)
@@ -161,25 +158,37 @@ class Training(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fvae"] = {"rows": self.rows, "skipped": self.skipped, "in_a_row": self.in_a_row}
+        own = {"rows": self.rows, "skipped": self.skipped, "in_a_row": self.in_a_row, "kept": self.kept}
+        checkpoint["fvae"] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = checkpoint["fvae"]
-        self.rows, self.skipped, self.in_a_row = kept["rows"], kept["skipped"], kept["in_a_row"]
+        for name, value in checkpoint["fvae"].items():
+            setattr(self, name, value)
 
 
 class Keeper(Callback):
-    """What is kept of a run: every ``every`` steps the held-out bound, metrics.csv, a sample grid, the weights to use,
-    and, last of all, the checkpoint to resume from."""
+    """What is kept of a run: the average of the weights at each step; every ``every`` steps and at the end the held-out
+    bound, metrics.csv, a sample grid, the weights to use, and, last of all, the checkpoint to resume from."""
 
     def __init__(self, run: Path, test: np.ndarray, report: Callable[[str], None]):
         self.run, self.test, self.report = run, test, report
 
-    def on_train_epoch_end(self, trainer: Trainer, training: LightningModule) -> None:
+    def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, Training)
+        training.average.update_parameters(training.model)
+        if trainer.global_step % training.settings.every == 0:
+            self.keep_all(trainer, training)
+
+    def on_train_end(self, trainer: Trainer, training: LightningModule) -> None:
+        assert isinstance(training, Training)
+        if training.kept != trainer.global_step:
+            self.keep_all(trainer, training)
+
+    def keep_all(self, trainer: Trainer, training: Training) -> None:
         if trainer.is_global_zero:
             self.keep(trainer, training)
         training.losses.clear()
+        training.kept = trainer.global_step
         trainer.save_checkpoint(self.run / CHECKPOINT, weights_only=False)
 
     def keep(self, trainer: Trainer, training: Training) -> None:
@@ -274,7 +283,6 @@ def train(
         precision=settings.precision,
         max_steps=steps,
         max_epochs=-1,
-        limit_train_batches=settings.every,
         callbacks=[
             Timer(budget, interval="step", verbose=False),
             Keeper(run, test.pixels[: settings.test_images], report),
@@ -290,4 +298,4 @@ def train(
         log_every_n_steps=settings.every,
     )
     trainer.fit(training, ckpt_path=checkpoint if resume else None, weights_only=True)
-    return training.rows[-1]
+    return training.rows[-1] if training.rows else {}

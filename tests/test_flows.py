@@ -538,3 +538,14 @@ def test_split_is_the_identity_for_small_logs(float64):
     assert log_std.abs().max() <= 2
     near = s.abs() <= 0.05
     torch.testing.assert_close(log_std[near], s[near], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", [Split, MeanOnly, lambda net: SharedStd(net, 0.3)], ids=["split", "mean", "shared"])
+@torch.no_grad()
+def test_params_are_widened_at_the_hinge(kind):
+    """What a network computes in bfloat16 leaves a Params in float32, before any exp or sum; float64 stays."""
+    params, x = perturb(kind(Net(4, 6))), torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert params.net(x).dtype == torch.bfloat16
+        assert [a.dtype for a in params(x)] == [torch.float32] * 2
+    assert [a.dtype for a in params.double()(x.double(), None)] == [torch.float64] * 2

@@ -1,0 +1,242 @@
+"""Training: the same numbers after a kill, in two processes and after a reload; steps that go wrong."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fvae.checkpoint import load
+from fvae.cli import main
+from fvae.data.images import Images
+from fvae.errors import UserError
+from fvae.recipes import glow, vae
+from fvae.settings import TrainSettings
+from fvae.train import CHECKPOINT, Batches, Training, averaging, parameter_groups, train
+
+TINY = [
+    *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
+    *("--model.width", "8", "--model.bits", "4", "--train.batch_size", "16", "--train.test_images", "16"),
+    *("--train.accelerator", "cpu"),
+]
+
+
+def command(run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "fvae.cli", "train", "f_vae", "--out", str(run), *TINY, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run_quietly(argv: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights that are used, and those that go on training."""
+    last = torch.load(run / CHECKPOINT, weights_only=True)
+    return {**load(run).state_dict(), **last["state_dict"]}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def toy_images(n: int = 64, shape=(1, 8, 8), seed: int = 0) -> Images:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+    return Images(pixels, [str(i) for i in range(n)], None, [])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(command(run, "--train.steps", "60", "--train.every", "5")[3:]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_killed_ten_times_ends_with_the_same_weights(undisturbed, tmp_path):
+    """kill -9 at ten random moments, --resume each time: bit-equal to the run that was never killed."""
+    run, rng = tmp_path / "killed", random.Random(0)
+    killed = 0
+    argv = command(run, "--train.steps", "60", "--train.every", "5", "--resume")
+    while killed < 10:
+        process = subprocess.Popen(argv, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # From before the first import to well into training; the steps begin after about 5 s here.
+            process.wait(rng.uniform(1.0, 8.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        if process.returncode == 0:
+            break
+        if (run / "model.safetensors").exists():
+            load(run)  # whole, at any moment
+    done = run_quietly(argv)
+    assert done.returncode == 0, done.stderr
+    assert_equal(weights(undisturbed), weights(run))
+    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]] == [
+        str(step) for step in range(5, 61, 5)
+    ]
+
+
+def test_resumed_in_the_middle_is_bit_equal(undisturbed, tmp_path):
+    """Stopped at step 25, gone on to 60: the same weights and the same held-out bounds as in one go."""
+    run = tmp_path / "two"
+    assert main(command(run, "--train.steps", "25", "--train.every", "5")[3:]) == 0
+    assert main(command(run, "--train.steps", "60", "--train.every", "5", "--resume")[3:]) == 0
+    assert_equal(weights(undisturbed), weights(run))
+    columns = [0, 2, 3, 4, 5]  # not the seconds
+    ours, theirs = (
+        [[row.split(",")[i] for i in columns] for row in (r / "metrics.csv").read_text().splitlines()]
+        for r in (run, undisturbed)
+    )
+    assert ours == theirs
+
+
+def test_resume_of_a_finished_run_changes_nothing(undisturbed):
+    before = weights(undisturbed)
+    assert main(command(undisturbed, "--train.steps", "60", "--train.every", "5", "--resume")[3:]) == 0
+    assert_equal(before, weights(undisturbed))
+
+
+def test_how_often_it_is_kept_does_not_change_the_weights(undisturbed, tmp_path):
+    run = tmp_path / "seldom"
+    assert main(command(run, "--train.steps", "60", "--train.every", "100")[3:]) == 0
+    assert_equal(weights(undisturbed), weights(run))
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(undisturbed, tmp_path):
+    """Two CPU processes (gloo) on the same global batch: equal up to the order of summation."""
+    run = tmp_path / "two_processes"
+    argv = command(run, "--train.steps", "60", "--train.every", "5", "--train.devices", "2", "--train.strategy", "ddp")
+    done = run_quietly(argv)
+    assert done.returncode == 0, done.stderr
+    one, two = weights(undisturbed), weights(run)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_batches_cover_each_epoch_once_and_are_shared_out():
+    """Ten images in batches of four: each epoch holds every image once; two ranks' shares make the whole batch."""
+    whole = Batches(10, 4, seed=3, now=lambda: 0)
+    flat = np.concatenate([whole.step(t) for t in range(10)])
+    for epoch in range(4):
+        assert sorted(flat[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert not np.array_equal(flat[:10], flat[10:20])
+    shares = [Batches(10, 4, 3, lambda: 0, rank, 2) for rank in range(2)]
+    for t in range(10):
+        both = np.stack([share.step(t) for share in shares], 1).ravel()
+        assert np.array_equal(both, whole.step(t))
+    late = iter(Batches(10, 4, 3, lambda: 7))
+    assert np.array_equal(next(late), whole.step(7))
+
+
+def test_weight_decay_and_pace_reach_the_right_parameters():
+    """Every parameter is in one group; only networks' weights decay; sigma_2 learns at its pace."""
+    model = glow((3, 8, 8), levels=1, depth=2, width=8)
+    groups = parameter_groups(model, 1e-3, 0.1)
+    ours = [id(p) for g in groups for p in g["params"]]
+    assert sorted(ours) == sorted(id(p) for p in model.parameters())
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    for name, p in model.named_parameters():
+        assert (id(p) in decayed) == (name.endswith("weight")), name
+    variational = vae((1, 8, 8), latent=2, width=8, levels=1, pace=30.0)
+    fast = [g for g in parameter_groups(variational, 1e-3, 0.0) if g["lr"] == pytest.approx(0.03)]
+    assert [id(p) for g in fast for p in g["params"]] == [id(variational.decoder.params.log_std)]
+
+
+def test_average_is_a_weighted_mean_that_short_runs_shorten():
+    average, current = [torch.zeros(3)], [torch.ones(3)]
+    averaging(0.9)(average, current, 1000)
+    torch.testing.assert_close(average[0], torch.full((3,), 0.1))
+    averaging(0.999)(average, current, 0)  # d = 1/10
+    torch.testing.assert_close(average[0], torch.full((3,), 0.1 * 0.1 + 0.9))
+
+
+class Poisoned(Training):
+    """Its loss is not finite at the steps of ``at``."""
+
+    at: set[int] = {3, 4}
+
+    def training_step(self, x, index):
+        loss = super().training_step(x, index)
+        return loss * float("nan") if self.global_step in self.at else loss
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("fvae.train.Training", Poisoned)
+    model, images = vae((1, 8, 8), latent=2, width=8, levels=1), toy_images()
+    settings = TrainSettings(steps=8, batch_size=8, every=4, test_images=8, accelerator="cpu")
+    lines: list[str] = []
+    last = train(model, images, images, tmp_path / "run", settings, report=lines.append)
+    assert last["skipped_steps"] == 2
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert "2 non-finite steps skipped" in lines[-1]
+
+
+def test_many_non_finite_steps_in_a_row_stop_with_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr("fvae.train.Training", Poisoned)
+    monkeypatch.setattr(Poisoned, "at", set(range(1000)))
+    settings = TrainSettings(steps=100, batch_size=8, every=100, test_images=8, accelerator="cpu")
+    with pytest.raises(UserError, match="50 steps in a row had no finite gradient; try a smaller"):
+        train(vae((1, 8, 8), latent=2, width=8, levels=1), toy_images(), toy_images(), tmp_path / "run", settings)
+
+
+def test_bf16_keeps_the_flow_in_float32(tmp_path):
+    """Under bf16-mixed the networks compute in bfloat16, terms and saved weights stay float32, and it trains."""
+    model, images = glow((1, 8, 8), levels=1, depth=2, width=16, bits=4), toy_images()
+    seen: dict[str, torch.dtype] = {}
+    couplings = [m for name, m in model.named_modules() if name.endswith("params.net")]
+    couplings[0].register_forward_hook(lambda m, args, out: seen.update(network=out.dtype))
+    model.register_forward_hook(lambda m, args, out: seen.update(terms=out.log_z.dtype))
+    settings = TrainSettings(
+        steps=6, batch_size=8, every=6, test_images=8, accelerator="cpu", precision="bf16-mixed", warmup=0
+    )
+    train(model, images, images, tmp_path / "run", settings, report=lambda line: None)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert seen["terms"] == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.from_numpy(images.pixels[:4] >> 4))
+    assert seen["network"] == torch.bfloat16
+
+
+def test_time_budget_ends_the_run_and_is_kept_across_sessions(tmp_path):
+    images = toy_images()
+    settings = TrainSettings(minutes=0.02, batch_size=8, every=20, test_images=8, accelerator="cpu")
+    first = train(vae((1, 8, 8), latent=2, width=8, levels=1), images, images, tmp_path / "run", settings)
+    assert 1.2 <= first["seconds"] < 30
+    began = time.monotonic()
+    again = train(vae((1, 8, 8), latent=2, width=8, levels=1), images, images, tmp_path / "run", settings, resume=True)
+    assert again["seconds"] >= first["seconds"]
+    assert again["step"] <= first["step"] + 20
+    assert time.monotonic() - began < 60
+
+
+def test_trained_glow_is_inverted_exactly(tmp_path):
+    """decode(encode(x)) = x to 1e-4 on [0, 1] and encode(decode(e)) = e to 1e-3 at T = 0.7, on trained weights."""
+    from sklearn.datasets import load_digits
+
+    pixels = np.minimum(16 * load_digits().images[:512], 255).astype(np.uint8)[:, None]
+    images = Images(pixels, [str(i) for i in range(len(pixels))], None, [])
+    model = glow((1, 8, 8), levels=2, depth=4, width=32, bits=4)
+    settings = TrainSettings(steps=150, batch_size=32, every=150, test_images=32, warmup=10, lr=2e-3, accelerator="cpu")
+    last = train(model, images, images, tmp_path / "run", settings, report=lambda line: None)
+    assert last["test_bits_per_dim"] < 3.9  # it has learnt: uniform pixels cost 4
+    model = load(tmp_path / "run")
+    x = torch.from_numpy(pixels[:64] >> 4).float()
+    with torch.no_grad():
+        assert ((model.decode(model.encode(x)) - x).abs().max() / 15) <= 1e-4
+        e = 0.7 * model.noise(64, torch.Generator().manual_seed(0)).flatten(1)
+        assert (model.encode(model.decode(e)) - e).abs().max() <= 1e-3
