@@ -15,6 +15,8 @@ FLOORS = [
     "fvae.settings",
     "fvae.files",
     "fvae.data",
+    "fvae.data.decode",
+    "fvae.data.sources",
     "fvae.data.images",
     "fvae.runs",
     "fvae.atoms",
