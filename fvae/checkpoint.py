@@ -71,11 +71,11 @@ def check_checkpoint(path: Path, model: LatentModel) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        checkpoint["fvae"], weights = checkpoint["fvae"], checkpoint["state_dict"]
+        weights = {k.removeprefix("model."): w for k, w in checkpoint["state_dict"].items() if k.startswith("model.")}
+        checkpoint["fvae"].keys()
     except Exception:  # a file can be broken in any way
         text = "damaged, or not a checkpoint of fvae; the run can be used, but not gone on with"
         raise UserError(f"{path}: {text}") from None
-    weights = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
     check_fit(path, weights, model.state_dict(), "the run's config.yaml")
 
 

@@ -3,11 +3,12 @@
 A user's mistake is one line on standard error and exit status 2; a fault of the machine one line and status 1.
 """
 
+import difflib
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,28 @@ def main(argv: list[str] | None = None) -> int:
             print(f"fvae {__version__}")
             return 0
         if argv[0] not in COMMANDS:
-            raise UserError(f"{argv[0]}: no such command; known are {', '.join(COMMANDS)}")
+            raise UserError(f"{argv[0]}: no such command; {meant(argv[0], COMMANDS)}known are {', '.join(COMMANDS)}")
         run_command(argv[0], argv[1:])
+        sys.stdout.flush()
         return 0
+    except SystemExit as stop:  # of the parser, after --help
+        return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
         return fail(error, 2)
     except (MachineError, MemoryError) as error:
         return fail(error, 1)
-    except BrokenPipeError:  # the reader of a pipe went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        return fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail("interrupted; fvae train --out RUN --resume goes on from the last checkpoint", 130)
+        if error.filename is None:  # standard output: a full disk, or the reader of a pipe went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1
+        return fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({error!s:.200})", 1)
+    except KeyboardInterrupt as error:
+        return fail(str(error) or "interrupted", 130)
 
 
 def fail(error: Any, status: int) -> int:
@@ -93,26 +102,82 @@ def run_command(command: str, argv: list[str]) -> None:
 
 
 def make_parser(command: str, text: str = "") -> Any:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class Plain(DefaultHelpFormatter):
+        """Types and defaults without what the flag's line, or the reader, knows already."""
+
+        def _expand_help(self, action: Any) -> str:
+            text = super()._expand_help(action)
+            text = re.sub(r"(required|type: (<.*?>|Literal\[.*?\]))(, |(?=\)))", "", text.replace(" | null", ""))
+            return re.sub(r",? ?default: (null)?(?=\))|type: (?=\w+)", "", text).replace(" ()", "")
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return ArgumentParser(
         prog=f"fvae {command}",
-        description=text or COMMANDS[command].capitalize() + ".",
+        description=text or COMMANDS[command][0].upper() + COMMANDS[command][1:] + ".",
         exit_on_error=False,
         allow_abbrev=False,
+        formatter_class=Plain,
         version=None,
     )
 
 
-def parse(parser: Any, argv: list[str]) -> Any:
-    """Parsed arguments; raises ``UserError`` with the parser's complaint on one line."""
+def parse(parser: Any, argv: list[str], configs: list[Path] | None = None) -> Any:
+    """Parsed arguments; raises ``UserError`` with the parser's complaint, said so that its reader can mend it."""
     from jsonargparse import ArgumentError
 
+    for action in parser._actions:  # the groups' own flags, to which jsonargparse gives a text for all programs
+        if action.dest in ("model", "train"):
+            action.help, action.metavar = "a YAML file of these settings", "FILE.yaml"
+        elif action.dest == "data":
+            action.help, action.metavar = "short for --data.source", "SRC"
     try:
         return parser.parse_args(argv)
     except ArgumentError as error:
-        raise UserError(f"{parser.prog.removeprefix('fvae ')}: {error}") from None
+        raise UserError(mistake(" ".join(str(error).split()), parser, argv, configs or [])) from None
+
+
+def mistake(text: str, parser: Any, argv: list[str], configs: list[Path]) -> str:
+    """The parser's complaint by the flag, or the name in the settings file, that is to blame."""
+    from fvae.runs import complaint
+
+    command, settings = parser.prog.split()[1], list(parser.get_defaults().keys())
+    files = f"{', '.join(map(str, configs))}: "
+    if found := re.match(r"unrecognized arguments: ([^ =]*)", text):
+        if not found[1].startswith("-"):
+            return f"{found[1]}: one argument too many; fvae {command} --help says which there are"
+        near = meant(found[1], [f"--{name}" for name in settings])
+        return f"{found[1]}: no such flag of fvae {command}; {near}--help lists them"
+    if found := re.match(r"the following arguments are required: (.*)", text):
+        names = [n.upper() if n in ("run", "runs", "codes") else f"--{n}" for n in found[1].split(", ")]
+        return f"{command}: expected {' and '.join(names)}; fvae {command} --help says more"
+    if found := re.match(r"(?:Group '(.*)' does not accept o|O)ption '(.*?)'(?: is not accepted)?$", text):
+        name = ".".join(filter(None, found.groups()))
+        return f"{files}{name}: no such setting; {meant(name, settings)}fvae train RECIPE --help lists them"
+    if found := re.match(r"argument (\S+): (.*)", text):
+        said = found[2].replace("expected one argument", "expected a value").replace("invalid path value", "no path")
+        return f"{found[1].replace('--data.source', '--data')}: {said}"
+    if found := re.match(r'Parser key "(\w+)": Unable to load config (.*?) - ', text):
+        return f"--{found[1]}: expected a YAML file, or settings one by one as --{found[1]}.NAME; found {found[2]}"
+    name, text = complaint(text)
+    if not name:
+        return f"{command}: {text}"
+    flag = "--json" if name == "out" and command == "evaluate" else f"--{name}"
+    return f"{flag}: {text}" if not configs or values_of(argv, flag) else f"{files}{name}: {text}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """ "did you mean ...? ", where a known word is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def path(text: str) -> Path:
+    """The type of a flag that takes a file or folder."""
+    if not text:
+        raise ValueError("expected a path, found nothing")
+    return Path(text)
 
 
 def flag(*names: str, **options: Any) -> Callable[[Any], Any]:
@@ -120,7 +185,7 @@ def flag(*names: str, **options: Any) -> Callable[[Any], Any]:
 
 
 def out(what: str) -> Callable[[Any], Any]:
-    return flag("--out", type=Path, required=True, metavar="PATH", help=what)
+    return flag("--out", type=path, required=True, metavar="PATH", help=what)
 
 
 def data(parser: Any) -> Any:
@@ -131,7 +196,7 @@ split = flag("--split", choices=["train", "test", "all"], help="default: test; a
 seed = flag("--seed", type=int, default=0, help="seed of the noise")
 samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u an image, for averages and bound")
 
-run = flag("run", type=Path, metavar="RUN", help="a run folder, or one with its two model files")
+run = flag("run", type=path, metavar="RUN", help="a run folder, or one with its two model files")
 
 ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     "recipes": [],
@@ -141,7 +206,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         split,
         samples,
         seed,
-        flag("--json", dest="out", type=Path, metavar="FILE", help="write the figures there"),
+        flag("--json", dest="out", type=path, metavar="FILE", help="write the figures there"),
     ],
     "sample": [
         run,
@@ -155,7 +220,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images"), out("a picture")],
     "interpolate": [
         run,
-        flag("ends", type=Path, nargs="*", metavar="IMAGE", help="2 or 4 images (default: held-out ones of the run)"),
+        flag("ends", type=path, nargs="*", metavar="IMAGE", help="2 or 4 images (default: held-out ones of the run)"),
         data,
         flag("--corners", type=int, choices=[2, 4], default=4, help="how many to take where none are named"),
         flag("--steps", type=int, default=9, help="images from one end to the other"),
@@ -164,18 +229,18 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     "encode": [run, data, split, out("an .npz")],
     "decode": [
         run,
-        flag("codes", type=Path, metavar="CODES", help="an .npz of fvae encode"),
+        flag("codes", type=path, metavar="CODES", help="an .npz of fvae encode"),
         out("a folder, an .npz or a picture"),
     ],
     "score": [run, data, split, samples, seed, out("a .csv")],
     "compare": [
-        flag("runs", type=Path, nargs="+", metavar="RUN", help="run folders"),
+        flag("runs", type=path, nargs="+", metavar="RUN", help="run folders"),
         flag("--n", type=int, default=10, help="samples a run"),
         seed,
         out("a folder"),
     ],
     "demo": [
-        flag("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="the run folder"),
+        flag("--out", type=path, default=Path("runs/demo"), metavar="RUN", help="the run folder"),
         flag("--minutes", type=float, default=1.7, help="of training"),
     ],
 }
@@ -188,15 +253,15 @@ def train(argv: list[str]) -> None:
 
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
     resume = "--resume" in argv
-    run = value_of(argv, "--out")
+    run = next(reversed(values_of(argv, "--out")), None)
     if resume and run and (Path(run) / "config.yaml").is_file():
         argv = ["--config", str(Path(run) / "config.yaml"), *argv]
     configs = [Path(c) for c in values_of(argv, "--config")]
-    for config in configs:
-        named = read_yaml(config).get("recipe")
-        if recipe and named and named != recipe:
-            raise UserError(f"{config}: is of recipe {named}, the command says {recipe}")
-        recipe = recipe or named
+    named = [(str(config), read_yaml(config).get("recipe")) for config in configs]
+    for where, name in [*named, *(("--recipe", name) for name in values_of(argv, "--recipe"))]:
+        if recipe and name and name != recipe:
+            raise UserError(f"{where}: is of recipe {name}, the command says {recipe}")
+        recipe = recipe or name
     if recipe is None and ("-h" in argv or "--help" in argv):
         argv, recipe = ["--help"], "f_vae"
     if recipe is None:
@@ -206,18 +271,18 @@ def train(argv: list[str]) -> None:
     from fvae.recipes import RECIPES
 
     if recipe not in RECIPES:
-        raise UserError(f"{recipe}: no such recipe; known are {', '.join(RECIPES)}")
+        raise UserError(f"{recipe}: no such recipe; {meant(recipe, RECIPES)}known are {', '.join(RECIPES)}")
     make = RECIPES[recipe].__wrapped__  # type: ignore[attr-defined]
     parser = make_parser("train RECIPE", (make.__doc__ or "").split("Args:")[0].strip())
     parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
     parser.add_argument("--config", action="config", metavar="FILE.yaml", help="settings of data, model and train")
     parser.add_argument("--recipe", default=recipe, help="as the first argument; a settings file may name it")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("--out", type=path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
     parser.add_class_arguments(DataSettings, "data")
     parser.add_function_arguments(make, "model", skip={"shape"})
     parser.add_class_arguments(TrainSettings, "train")
-    args = parse(parser, argv)
+    args = parse(parser, argv, configs)
     if not args.data.source:
         raise UserError("--data: expected a source: digits, a Hugging Face data set, or a path")
     model = args.model.as_dict()
@@ -229,12 +294,11 @@ def train(argv: list[str]) -> None:
 
 def values_of(argv: list[str], name: str) -> list[str]:
     """The values that a flag is given, before the flags are parsed."""
-    found = [b for a, b in pairwise(argv) if a == name]
-    return found + [a.removeprefix(name + "=") for a in argv if a.startswith(name + "=")]
-
-
-def value_of(argv: list[str], name: str) -> str | None:
-    return next(iter(values_of(argv, name)), None)
+    found: list[str] = []
+    for i, word in enumerate(argv):
+        found += argv[i + 1 : i + 2] if word == name else []
+        found += [word.removeprefix(name + "=")] if word.startswith(name + "=") else []
+    return found
 
 
 if __name__ == "__main__":

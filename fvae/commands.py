@@ -66,7 +66,10 @@ def train(
     images = load_images(data, "train")
     test = load_images(data, "test", images.shape)
     torch.manual_seed(settings.seed)
-    house = RECIPES[recipe](images.shape, **model)
+    try:
+        house = RECIPES[recipe](images.shape, **model)
+    except UserError as error:
+        raise UserError(f"--model: {error}") from None
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
         check_same(run, recipe, house.config["settings"], data, settings)
@@ -77,7 +80,7 @@ def train(
     steps = settings.steps or (2000 if settings.minutes is None else -1)
     bar = ProgressBar(steps, settings.minutes)
     try:
-        last = fit(house, images, test, run, settings, resume, bar, bar.say)
+        last = fit(house, images, test, run, settings, resume, bar, bar.say if first else lambda line: None)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
@@ -113,6 +116,8 @@ def say_skipped(images: Images, run: Path | None = None) -> None:
 def at_least(flag: str, value: float, least: float) -> None:
     if not value >= least:
         raise UserError(f"{flag}: expected {least:g} or more, found {value:g}")
+    if value == math.inf:
+        raise UserError(f"{flag}: expected a finite number, found {value:g}")
 
 
 def evaluate(
@@ -199,6 +204,8 @@ def need_picture(out: Path) -> None:
 def need_images_out(out: Path, folder: bool = True) -> None:
     """Refuse a name that ``write_images`` can't use, before the work is done; raises ``UserError``."""
     if folder and not out.suffix:
+        if (out / "config.json").exists():
+            raise UserError(f"--out {out}: expected a folder for images, found a run")
         return need_folder("--out", out)
     if out.suffix.lower() not in (".npz", *PICTURES):
         kinds = "a picture's name such as x.png, an .npz" + (", or a folder's name" if folder else "")

@@ -22,7 +22,7 @@ class ProgressBar(Callback):
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.console = Console(stderr=True)
         self.bar = Progress(*columns, *times, console=self.console)
-        self.drawn = 0.0
+        self.shown, self.drawn = False, 0.0
 
     def on_train_start(self, trainer: Trainer, training: LightningModule) -> None:
         self.shown = self.console.is_terminal and trainer.is_global_zero
@@ -46,7 +46,8 @@ class ProgressBar(Callback):
             print(f"step {trainer.global_step}  {done:.0%}  {loss}", file=sys.stderr, flush=True)
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        self.bar.stop()
+        if self.shown:  # rich would print an empty line for a bar that never was
+            self.bar.stop()
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""

@@ -1,6 +1,7 @@
 """The run folder: its settings in ``config.yaml``, and the images that it was made from."""
 
-from dataclasses import asdict, fields, replace
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fvae.errors import UserError
 from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
 
+KEPT = ("config.yaml", "config.json", "model.safetensors", "checkpoints/last.ckpt")  # any of them makes it a run
 # What may change when a run goes on: how far and where, not what is computed.
 FREE = {"steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy"}
 
@@ -21,13 +23,49 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: expected a YAML file, found one that is no text") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a YAML file: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: expected settings by name (recipe, data, model, train), found {type(content).__name__}"
-        )
+        raise UserError(f"{path}: expected settings by name (recipe, data, model, train), found {content!r:.60}")
+    for name in ("data", "model", "train"):
+        if not isinstance(content.get(name, {}), dict):
+            raise UserError(f"{path}: {name}: expected settings by name, found {content[name]!r:.60}")
+    if not isinstance(content.get("recipe", ""), str):
+        raise UserError(f"{path}: recipe: expected a name, found {content['recipe']!r:.60}")
     return content
+
+
+def complaint(text: str) -> tuple[str, str]:
+    """Of a setting that jsonargparse refuses: its name, "" where none is to blame, and what is wrong with it."""
+    text = " ".join(text.split())
+    wrong = re.fullmatch(r'Parser key "([^"]*)":(.*?)(?: Given value type: .*?)?\.? (?:Got|Given) value: (.*)', text)
+    if not wrong:
+        return "", text
+    name, expected, found = wrong.groups()
+    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+    choices = re.search(r"Literal\[(.*?)\]", expected)
+    types = list(dict.fromkeys(re.findall(r"<class '(\w+)'>", expected)))
+    wanted = "one of " + choices[1].replace("'", "") if choices else " or ".join(kinds.get(t, t) for t in types)
+    return name, f"expected {wanted}, found {found}"
+
+
+def data_settings(path: Path, values: dict[str, Any]) -> DataSettings:
+    """The ``data`` of a settings file, checked; raises ``UserError``."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DataSettings, "data")
+    try:
+        return DataSettings(**vars(parser.parse_object({"data": values}).data))
+    except ArgumentError as error:
+        name, text = complaint(str(error))
+        raise UserError(f"{path}: {name or 'data'}: {text}") from None
 
 
 def write_config(run: Path, recipe: str, model: dict[str, Any], data: DataSettings, train: TrainSettings) -> None:
@@ -65,10 +103,7 @@ def run_images(run: Path, given: DataSettings, split: str | None, shape: Shape) 
     data = given
     if (run / "config.yaml").is_file():
         kept = read_yaml(run / "config.yaml").get("data") or {}
-        known = {f.name for f in fields(DataSettings)}
-        if not isinstance(kept, dict) or kept.keys() - known:
-            raise UserError(f"{run}/config.yaml: expected `data` to hold {', '.join(sorted(known))}; found {kept}")
-        own = DataSettings(**kept)
+        own = data_settings(run / "config.yaml", kept)
         default = DataSettings()
         changed = {k: v for k, v in asdict(whole_path(given)).items() if v != getattr(default, k)}
         data = replace(own, **changed)

@@ -20,14 +20,15 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
-from fvae.checkpoint import save
+from fvae.checkpoint import check_checkpoint, save
 from fvae.data.images import Images
-from fvae.errors import MachineError, UserError
+from fvae.errors import UserError
 from fvae.evaluate import bounds, summary, to_bins
 from fvae.files import replacing, write_text
 from fvae.params import SharedStd
@@ -240,11 +241,28 @@ class WholeFiles(TorchCheckpointIO):
     """Checkpoints that are whole or not there: Lightning's own may pass through another file system's /tmp."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as part:
+        with replacing(Path(path)) as part, open(part, "wb") as file:
             try:
-                torch.save(checkpoint, part)
-            except RuntimeError as error:  # how torch's archive writer says that the disk is full
-                raise MachineError(f"could not write {path}: {str(error).splitlines()[0]}") from error
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of torch's archive writer, which hides that the disk is full
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def make_trainer(settings: TrainSettings, **options: Any) -> Trainer:
+    """Lightning's trainer on the machine's devices; raises ``UserError`` for those that it hasn't got."""
+    try:
+        return Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        asked = {name: getattr(settings, name) for name in ("accelerator", "devices", "nodes", "strategy", "precision")}
+        given = [f"--train.{name} {v}" for name, v in asked.items() if v != getattr(TrainSettings(), name)]
+        raise UserError(f"{' '.join(given) or 'train'}: not possible on this machine: {error}") from None
 
 
 def train(
@@ -267,20 +285,19 @@ def train(
     bits = model.decoder.bits
     checkpoint = run / CHECKPOINT
     resume = resume and checkpoint.exists()
-    if not resume:
+    if resume:
+        check_checkpoint(checkpoint, model)
+    else:
         first = Batches(len(images), min(FIT_IMAGES, len(images)), mixed(settings.seed, 1), lambda: 0).step(0)
         fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
     training = Training(model, settings, to_bins(images.pixels, bits))
     steps = settings.steps or (2000 if settings.minutes is None else -1)
-    if steps >= 0:
-        report(f"training {run} for {steps} steps" + (f" or {settings.minutes:g} minutes" if settings.minutes else ""))
+    ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
+    size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, images.shape))
+    report(f"training {run}: {size:,} parameters, {len(images)} images of {shape}, {' or '.join(ends)}")
     budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}
-    trainer = Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy=settings.strategy,
-        precision=settings.precision,
+    trainer = make_trainer(
+        settings,
         max_steps=steps,
         max_epochs=-1,
         callbacks=[

@@ -262,12 +262,13 @@ def test_bins_and_the_unit_interval():
 
 @torch.no_grad()
 def test_the_gaussian_is_a_density():
-    """log q(x|z) is that of torch's normal distribution."""
+    """log q(x|z) is that of torch's normal distribution, and its mean is what is decoded."""
     params = perturb(Split(mlp(2, 6)))
     x, z = torch.randn(5, 3), torch.randn(5, 2)
     mean, log_std = params(z)
     expected = Normal(mean, log_std.exp()).log_prob(x).sum(1)
     torch.testing.assert_close(Gaussian(params)(x, z), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(Gaussian(params).mean(z), mean)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
@@ -295,7 +296,6 @@ def test_the_binned_gaussian_is_the_mean_over_the_noise(bits):
     upper, lower = torch.special.log_ndtr(right), torch.special.log_ndtr(left)
     exact = (upper + torch.log(-torch.expm1(lower - upper))).sum(1)
     assert (value <= exact + 1e-9).all()
-    assert (value > exact - 1e6).all()
 
 
 @pytest.mark.parametrize("bits", [2, 8])
@@ -406,13 +406,16 @@ PLANE = {
 @pytest.mark.parametrize("make", PLANE.values(), ids=PLANE.keys())
 @torch.no_grad()
 def test_densities_integrate_to_one(make):
-    """exp(log N(e) + log |det|) over a grid of the plane sums to 1."""
+    """exp(log N(e) + log |det|) over a grid of the plane, as wide as samples reach and half as much again, sums to 1."""
     flow = make()
-    side = torch.linspace(-16, 16, 801)
-    grid = torch.cartesian_prod(side, side)
+    reach = flow.inverse(torch.randn(4000, 2))
+    low, high = reach.amin(0), reach.amax(0)
+    low, high = low - (high - low) / 4, high + (high - low) / 4
+    sides = [torch.linspace(a, b, 801) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    grid = torch.cartesian_prod(*sides)
     e, logdet = flow(grid)
     assert not torch.allclose(e, grid, atol=0.1)
-    mass = torch.exp(log_normal(e) + logdet).sum() * (side[1] - side[0]) ** 2
+    mass = torch.exp(log_normal(e) + logdet).sum() * (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0])
     assert mass.item() == pytest.approx(1, abs=1e-3)
 
 
@@ -447,12 +450,9 @@ def linear_gaussian(exact: bool) -> tuple[LatentModel, MultivariateNormal]:
         turn = InvertibleConv(d)  # W = L diag(s): u -> W u has the posterior's covariance, correlations too
         turn.order.copy_(torch.arange(d))
         turn.signs.fill_(1)
-        turn.lower.copy_(factor / factor.diagonal())
-        turn.upper.zero_()
-        turn.log_s.copy_(factor.diagonal().log())
+        turn.lu.copy_((factor / factor.diagonal()).tril(-1) + factor.diagonal().log().diag())
         if not exact:
-            turn.lower.zero_()
-            turn.log_s.add_(0.3)
+            turn.lu.copy_((turn.lu.diagonal() + 0.3).diag())
             inverse.bias.add_(0.2)
     posterior = Chain(turn, Colour(MeanOnly(inverse)))
     model = LatentModel(posterior, Gaussian(SharedStd(net, sigma)), Flatten((d,)), (dims,), (d,))

@@ -10,9 +10,10 @@ from fvae.flows.base import Flow
 class InvertibleConv(Flow):
     """z = W x at each place, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
 
-    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and L (unit diagonal),
-    U and log |s| are trained: no determinant is ever taken (one of 48 channels underflows float32), and W can't become
-    singular. Mixing runs in float32 or wider also under autocast: it is part of the flow's own path.
+    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and one (C, C) parameter
+    holds L below its diagonal (L's own is 1), U above it and log |s| on it. No determinant is ever taken (one of 48
+    channels underflows float32), and W can't become singular. Mixing runs in float32 or wider also under autocast: it is
+    part of the flow's own path.
     """
 
     order: Tensor
@@ -26,22 +27,19 @@ class InvertibleConv(Flow):
         dtype = torch.get_default_dtype()
         self.register_buffer("order", p.argmax(1))  # row i of P a is row order[i] of a
         self.register_buffer("signs", s.sign().to(dtype))
-        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
-        self.upper = nn.Parameter(upper.triu(1).to(dtype))
-        self.log_s = nn.Parameter(s.abs().log().to(dtype))
+        self.lu = nn.Parameter((lower.tril(-1) + upper.triu(1) + s.abs().log().diag()).to(dtype))
 
     def triangles(self) -> tuple[Tensor, Tensor]:
-        """L and U with their diagonals, both (C, C)."""
-        eye = torch.eye(len(self.log_s), dtype=self.log_s.dtype, device=self.log_s.device)
-        lower = self.lower.tril(-1) + eye
-        return lower, self.upper.triu(1) + torch.diag(self.signs * self.log_s.exp())
+        """L and U + diag(s), both (C, C)."""
+        eye = torch.eye(len(self.lu), dtype=self.lu.dtype, device=self.lu.device)
+        return self.lu.tril(-1) + eye, self.lu.triu(1) + torch.diag(self.signs * self.lu.diagonal().exp())
 
     def forward(self, x, cond=None):
         with torch.autocast(x.device.type, enabled=False):
             lower, upper = self.triangles()
             z = mix((lower @ upper)[self.order], x)
         places = x[0, 0].numel()
-        return z, (places * self.log_s.sum()).expand(len(x))
+        return z, (places * self.lu.diagonal().sum()).expand(len(x))
 
     def inverse(self, z, cond=None):
         with torch.autocast(z.device.type, enabled=False):
