@@ -36,8 +36,8 @@ def to_bins(pixels: np.ndarray, bits: int) -> np.ndarray:
 def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
     """The bound of each 8-bit image of ``pixels`` (N, C, H, W), averaged over ``samples`` draws of u.
 
-    One draw more than needed is never made: the K-sample bound takes the draws that the averages take, so for equal
-    images it can't be above them by more than rounding. Noise comes from ``seed`` alone.
+    The K-sample bound takes the same draws, whose mean it can't be above (Jensen); a rate that is known in closed form
+    is not averaged. Noise comes from ``seed`` alone.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []

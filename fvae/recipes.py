@@ -99,7 +99,7 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
 def divisible(name: str, shape: Shape, halvings: int, settings: str) -> None:
     """Refuse an image whose sides can't be halved as often as the model does; raises ``UserError``."""
     _, h, w = shape
-    n = 2**halvings
+    n = 2 ** min(halvings, 20)  # no image is larger, and the message stays short
     if h % n or w % n:
         up = max(n, -(-max(h, w) // n) * n)
         raise UserError(

@@ -38,6 +38,7 @@ from fvae.settings import TrainSettings
 FIT_IMAGES = 256  # for actnorm's first statistics
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
+SIGMAS = {"posterior.params": "sigma_1", "decoder.params": "sigma_2"}  # as the theory calls them
 
 
 def mixed(*numbers: int) -> int:
@@ -205,7 +206,7 @@ class Keeper(Callback):
             "test_distortion_bits_per_dim": bits_per_dim(test["distortion"], dims),
             "gradient_norm": training.norm,
             "skipped_steps": training.skipped,
-            **{f"std_{name}": float(p.log_std.exp()) for name, p in model.named_modules() if isinstance(p, SharedStd)},
+            **{SIGMAS.get(n, n): float(p.log_std.exp()) for n, p in model.named_modules() if isinstance(p, SharedStd)},
         }
         training.rows.append(row)
         for logger in trainer.loggers:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -367,6 +368,7 @@ def test_sizes_count_squeezes_and_levels():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # Inductor's lowering warns of torch's own older names
 def test_the_largest_recipe_compiles_for_real():
     """Inductor's f_vae gives the terms of the plain one: once, since generating code takes half a minute."""

@@ -406,7 +406,7 @@ PLANE = {
 @pytest.mark.parametrize("make", PLANE.values(), ids=PLANE.keys())
 @torch.no_grad()
 def test_densities_integrate_to_one(make):
-    """exp(log N(e) + log |det|) over a grid of the plane, as wide as samples reach and half as much again, sums to 1."""
+    """exp(log N(e) + log |det|) sums to 1 over a grid of the plane, half as wide again as samples reach."""
     flow = make()
     reach = flow.inverse(torch.randn(4000, 2))
     low, high = reach.amin(0), reach.amax(0)

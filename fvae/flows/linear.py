@@ -10,10 +10,10 @@ from fvae.flows.base import Flow
 class InvertibleConv(Flow):
     """z = W x at each place, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
 
-    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and one (C, C) parameter
-    holds L below its diagonal (L's own is 1), U above it and log |s| on it. No determinant is ever taken (one of 48
-    channels underflows float32), and W can't become singular. Mixing runs in float32 or wider also under autocast: it is
-    part of the flow's own path.
+    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and one (C, C)
+    parameter holds L below its diagonal (L's own is 1), U above it and log |s| on it. No determinant is ever taken (one
+    of 48 channels underflows float32), and W can't become singular. Mixing runs in float32 or wider also under
+    autocast: it is part of the flow's own path.
     """
 
     order: Tensor
