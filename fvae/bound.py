@@ -75,8 +75,11 @@ class LatentModel(nn.Module):
         super().__init__()
         self.posterior, self.decoder, self.prior = posterior, decoder, prior
         self.shape, self.latent = shape, latent
-        # Where posterior and prior are both Gaussian, the rate's mean over u is known: see forward.
-        self.gaussian = isinstance(posterior, Colour) and isinstance(prior, Flatten)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether posterior and prior are both Gaussian, so that the rate's mean over u is known: see ``forward``."""
+        return isinstance(self.posterior, Colour) and isinstance(self.prior, Flatten)
 
     def forward(self, x: Tensor, y=None, u: Tensor | None = None, sampled: bool = False) -> Terms:
         """The objective's terms for x (B, *shape), with u (B, *latent) given or drawn.
@@ -107,7 +110,9 @@ class LatentModel(nn.Module):
 
     def encode(self, x: Tensor, y=None) -> Tensor:
         """The code of x at u = 0 (the posterior's median; the middle of the bin): (B, *shape) -> (B, D)."""
-        z, _ = self.posterior(torch.zeros_like(self.noise(len(x))), x)
+        like = next(self.parameters())
+        u = torch.zeros(len(x), *self.latent, dtype=like.dtype, device=like.device)
+        z, _ = self.posterior(u, x)
         return self.prior(z, y)[0]
 
     def decode(self, e: Tensor, y=None) -> Tensor:
@@ -144,5 +149,5 @@ def importance_bound(terms: Iterable[Terms]) -> Tensor:
 
     In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.
     """
-    log_weights = torch.stack([-(t.rate + t.distortion).double() for t in terms])
+    log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in terms])
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

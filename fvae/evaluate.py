@@ -36,19 +36,16 @@ def to_bins(pixels: np.ndarray, bits: int) -> np.ndarray:
 def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
     """The bound of each 8-bit image of ``pixels`` (N, C, H, W), averaged over ``samples`` draws of u.
 
-    The K-sample bound takes the same draws, whose mean it can't be above (Jensen); a rate that is known in closed form
-    is not averaged. Noise comes from ``seed`` alone.
+    The K-sample bound takes the same draws, whose mean it can't be above (Jensen). Noise comes from ``seed`` alone.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []
     for x in batches(pixels, model, batch_size):
         draws = [model(x, u=model.noise(len(x), generator), sampled=True) for _ in range(samples)]
-        rate = torch.stack([t.rate.double() for t in draws]).mean(0)
-        if model.gaussian:  # known without noise
-            rate = model(x).rate.double()
-        distortion = torch.stack([t.distortion.double() for t in draws]).mean(0)
+        rate = torch.stack([t.rate.cpu().double() for t in draws]).mean(0)
+        distortion = torch.stack([t.distortion.cpu().double() for t in draws]).mean(0)
         rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(draws)]))
-    return Bounds(*torch.cat(rows, 1).cpu().numpy())
+    return Bounds(*torch.cat(rows, 1).numpy())
 
 
 def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:

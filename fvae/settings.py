@@ -35,7 +35,7 @@ class TrainSettings:
     """optimiser steps in all (default: 2000 where no minutes are given)"""
     minutes: float | None = None
     """time in all, with evaluations and a resumed run's earlier sessions; with steps: whichever ends first"""
-    batch_size: int = 64
+    batch_size: int = 32
     """images a step, over all devices together"""
     lr: float = 1e-3
     """AdamW's learning rate after the warm-up"""

@@ -93,12 +93,12 @@ def averaging(decay: float) -> Callable:
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for the weights of convolutions and linear maps alone; a shared std learns at its own pace."""
+    """Weight decay for the weights of convolutions and linear maps alone; a module's ``pace`` scales its rate."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
             weight = name == "weight" and isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-            pace = module.pace if isinstance(module, SharedStd) else 1.0
+            pace = getattr(module, "pace", 1.0)
             groups.setdefault((weight, pace), []).append(p)
     return [
         {"params": params, "lr": lr * pace, "weight_decay": weight_decay if weight else 0.0}
@@ -232,6 +232,11 @@ def table(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
+def spread(pixels: np.ndarray, n: int) -> np.ndarray:
+    """``n`` images from all over the set, which may be sorted by class."""
+    return pixels[np.unique(np.linspace(0, len(pixels) - 1, min(n, len(pixels))).round().astype(int))]
+
+
 def seconds(trainer: Trainer) -> float:
     """Time in training, earlier sessions of the run included."""
     timer = next(c for c in trainer.callbacks if isinstance(c, Timer))
@@ -303,7 +308,7 @@ def train(
         max_epochs=-1,
         callbacks=[
             Timer(budget, interval="step", verbose=False),
-            Keeper(run, test.pixels[: settings.test_images], report),
+            Keeper(run, spread(test.pixels, settings.test_images), report),
         ]
         + ([progress] if progress else []),
         logger=TensorBoardLogger(run, name="tensorboard", version=""),

@@ -433,7 +433,7 @@ def test_actnorm_fit_normalises_and_floors(shape, float64):
     z = flow(x)[0].transpose(0, 1).flatten(1)
     torch.testing.assert_close(z.mean(1), torch.zeros(3), rtol=0, atol=1e-10)
     torch.testing.assert_close(z.var(1, correction=0), torch.tensor([1.0, 0.0, 1.0]), rtol=0, atol=1e-10)
-    assert flow.log_std.flatten()[1].item() == pytest.approx(math.log(1e-3))
+    assert flow.params.log_std.flatten()[1].item() == pytest.approx(math.log(1e-3))
 
 
 def deep() -> nn.Module:

@@ -5,6 +5,7 @@ from torch import nn
 
 from fvae.atoms import colour, whiten
 from fvae.flows.base import Flow
+from fvae.params import Learned
 
 
 class Colour(Flow):
@@ -35,28 +36,22 @@ class Whiten(Flow):
         return colour(z, *self.params(cond))[0]
 
 
-class ActNorm(Flow):
+class ActNorm(Whiten):
     """z = (x - mean) / std by channel, trained; set from a first batch by ``fit`` (Kingma & Dhariwal, 2018).
 
     Shapes: (B, C, *) to (B, C, *). Forward never looks at statistics: ``fvae.fit_actnorms`` is the one pass that does,
     so that a model that was loaded, or is being evaluated, can't re-initialise itself.
     """
 
+    params: Learned
+
     def __init__(self, shape: tuple[int, ...]):
-        super().__init__()
-        channels = (shape[0], *(1 for _ in shape[1:]))
-        self.mean = nn.Parameter(torch.zeros(channels))
-        self.log_std = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x, cond=None):
-        return whiten(x, self.mean, self.log_std)
-
-    def inverse(self, z, cond=None):
-        return colour(z, self.mean, self.log_std)[0]
+        super().__init__(Learned(shape))
 
     @torch.no_grad()
     def fit(self, x) -> None:
         """Take mean and standard deviation of ``x`` by channel; a constant channel's is floored at 1e-3, not 0."""
         a = x.transpose(0, 1).flatten(1)
-        self.mean.copy_(a.mean(1).view_as(self.mean))
-        self.log_std.copy_(a.std(1, correction=0).clamp(min=1e-3).log().view_as(self.log_std))
+        self.params.mean.copy_(a.mean(1).view_as(self.params.mean))
+        log_std = a.std(1, correction=0).clamp(min=1e-3).log()
+        self.params.log_std.copy_(log_std.view_as(self.params.log_std))

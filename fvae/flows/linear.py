@@ -1,7 +1,6 @@
 """Learned mixing of channels: the invertible 1x1 convolution."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.flows.base import Flow
@@ -10,10 +9,13 @@ from fvae.flows.base import Flow
 class InvertibleConv(Flow):
     """z = W x at each place, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
 
-    Shapes: (B, C, *) to itself. W starts as a random rotation; P and the signs of s stay fixed, and one (C, C)
+    Shapes: (B, C, *) to itself. W starts as a random orthogonal matrix; P and the signs of s stay fixed, and one (C, C)
     parameter holds L below its diagonal (L's own is 1), U above it and log |s| on it. No determinant is ever taken (one
     of 48 channels underflows float32), and W can't become singular. Mixing runs in float32 or wider also under
     autocast: it is part of the flow's own path.
+
+    A step that moves every entry by the learning rate moves W by up to C times that, and from about 100 channels on
+    training at the networks' rate explodes: the optimiser gives it ``pace`` = min(1, 16 / C) times that rate.
     """
 
     order: Tensor
@@ -27,6 +29,7 @@ class InvertibleConv(Flow):
         dtype = torch.get_default_dtype()
         self.register_buffer("order", p.argmax(1))  # row i of P a is row order[i] of a
         self.register_buffer("signs", s.sign().to(dtype))
+        self.pace = min(1.0, 16 / channels)
         self.lu = nn.Parameter((lower.tril(-1) + upper.triu(1) + s.abs().log().diag()).to(dtype))
 
     def triangles(self) -> tuple[Tensor, Tensor]:
@@ -50,5 +53,8 @@ class InvertibleConv(Flow):
 
 
 def mix(w: Tensor, x: Tensor) -> Tensor:
-    """Apply ``w`` (C, C) to the channels of ``x`` (B, C) or (B, C, H, W)."""
-    return F.linear(x, w) if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])
+    """Apply ``w`` (C, C) to the channels of ``x`` (B, C, *).
+
+    A matrix product and not a convolution, which on a GPU would by default round its inputs to ten bits (TF32).
+    """
+    return torch.einsum("ij,bj...->bi...", w, x)
