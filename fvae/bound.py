@@ -62,7 +62,7 @@ class LatentModel(nn.Module):
     posterior: Any  # Flow; Any, since mypy takes every attribute of a module for a tensor
     decoder: Any  # a likelihood
     prior: Any  # Flow
-    config: dict[str, Any]  # recipe, shape and settings, where a recipe made it
+    config: dict[str, Any]  # recipe, shape and settings; empty where no recipe made it
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class LatentModel(nn.Module):
     ):
         super().__init__()
         self.posterior, self.decoder, self.prior = posterior, decoder, prior
-        self.shape, self.latent = shape, latent
+        self.shape, self.latent, self.config = shape, latent, {}
 
     @property
     def gaussian(self) -> bool:

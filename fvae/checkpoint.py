@@ -21,14 +21,15 @@ FORMAT = 1
 def save(model: LatentModel, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``, all that is needed to use the model, into ``folder``.
 
-    Raises ``MachineError`` where the files can't be written.
+    Raises ``UserError`` for a model that no recipe made, ``MachineError`` where the files can't be written.
     """
     folder = Path(folder)
+    if not model.config:
+        raise UserError(f"{folder}: expected a model made by a recipe, which says how to build it again; found another")
     config = {"format": FORMAT, "fvae": __version__, **model.config}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    write_bytes(
-        folder / "model.safetensors", safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()})
-    )
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
@@ -63,8 +64,8 @@ def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], o
             raise UserError(f"{path}: {name} has shape {found}, the model of {origin} expects {expected}")
 
 
-def check_checkpoint(path: Path, model: LatentModel) -> None:
-    """Refuse a checkpoint that can't be gone on from: damaged, not of fvae, or of another model.
+def check_checkpoint(path: Path, model: LatentModel, digest: str) -> None:
+    """Refuse a checkpoint that can't be gone on from: damaged, not of fvae, of another model or other images.
 
     Reads tensors and plain values alone, which can't run code. Raises ``UserError``.
     """
@@ -72,11 +73,13 @@ def check_checkpoint(path: Path, model: LatentModel) -> None:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         weights = {k.removeprefix("model."): w for k, w in checkpoint["state_dict"].items() if k.startswith("model.")}
-        checkpoint["fvae"].keys()
+        known = checkpoint["fvae"]["digest"]
     except Exception:  # a file can be broken in any way
         text = "damaged, or not a checkpoint of fvae; the run can be used, but not gone on with"
         raise UserError(f"{path}: {text}") from None
     check_fit(path, weights, model.state_dict(), "the run's config.yaml")
+    if known != digest:
+        raise UserError(f"--resume: {path} was begun with other images than --data has now; take another --out")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fvae.evaluate import batches, bounds, summary, to_bins
 from fvae.files import need_file, need_folder, write_bytes, write_text
 from fvae.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
 from fvae.recipes import RECIPES
-from fvae.runs import KEPT, check_same, run_images, write_config
+from fvae.runs import KEPT, check_same, read_metrics, run_images, write_config
 from fvae.settings import DataSettings, TrainSettings
 
 TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
@@ -34,6 +34,7 @@ TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
 
 def device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
+    torch.backends.cudnn.allow_tf32 = False  # convolutions of ten bits would make encode and decode inexact
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -50,7 +51,7 @@ def train(
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from fvae.progress import ProgressBar
-    from fvae.train import make_trainer
+    from fvae.train import can_resume, make_trainer
     from fvae.train import train as fit
 
     settings.check()
@@ -63,24 +64,25 @@ def train(
         raise UserError(f"--out {run}: holds a run already; give --resume to go on with it, or another folder")
     if held and not begun:
         raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
+    if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
+        raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
     images = load_images(data, "train")
     test = load_images(data, "test", images.shape)
     torch.manual_seed(settings.seed)
     try:
-        house = RECIPES[recipe](images.shape, **model)
+        built = RECIPES[recipe](images.shape, **model)
     except UserError as error:
         raise UserError(f"--model: {error}") from None
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
-        check_same(run, recipe, house.config["settings"], data, settings)
-    elif first:
-        write_config(run, recipe, house.config["settings"], data, settings)
-    if first:
-        say_skipped(images, run)
-    steps = settings.steps or (2000 if settings.minutes is None else -1)
-    bar = ProgressBar(steps, settings.minutes)
+        check_same(run, recipe, built.config["settings"], data, settings)
+        can_resume(run, built, images)
+    if first:  # also of a run that goes on, whose budget and place may be new
+        write_config(run, recipe, built.config["settings"], data, settings)
+        say_skipped(images.skipped + test.skipped, len(images) + len(test), run)
+    bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
-        last = fit(house, images, test, run, settings, resume, bar, bar.say if first else lambda line: None)
+        last = fit(built, images, test, run, settings, resume, bar, bar.say if first else lambda line: None)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
@@ -103,14 +105,23 @@ def size(shape: Shape) -> str:
     return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
 
 
-def say_skipped(images: Images, run: Path | None = None) -> None:
-    """Count and name the files that were left out; the whole list goes to the run's ``skipped.txt``."""
-    if not images.skipped:
+def say_skipped(skipped: list[str], read: int, run: Path | None = None) -> None:
+    """Count and name the files that were left out; a run has the list in ``skipped.txt``, where it is long."""
+    if not skipped:
         return
-    shown = "; ".join(images.skipped[:3]) + ("; ..." if len(images.skipped) > 3 else "")
-    print(f"skipped {len(images.skipped)} of {len(images.skipped) + len(images)} files: {shown}", file=sys.stderr)
+    shown = skipped if run is None or len(skipped) <= 3 else [*skipped[:3], f"... (all in {run / 'skipped.txt'})"]
+    print(f"skipped {len(skipped)} of {len(skipped) + read} files: {'; '.join(shown)}", file=sys.stderr)
     if run is not None:
-        write_text(run / "skipped.txt", "\n".join(images.skipped) + "\n")
+        write_text(run / "skipped.txt", "\n".join(skipped) + "\n")
+
+
+def images_of(
+    run: Path, model: LatentModel, data: DataSettings, split: str | None, whole: bool = False
+) -> tuple[Images, str]:
+    """The images to use a run on and what they are in words (see ``run_images``), having said what was left out."""
+    images, what = run_images(run, data, split, model.shape, whole)
+    say_skipped(images.skipped, len(images))
+    return images, what
 
 
 def at_least(flag: str, value: float, least: float) -> None:
@@ -120,24 +131,29 @@ def at_least(flag: str, value: float, least: float) -> None:
         raise UserError(f"{flag}: expected a finite number, found {value:g}")
 
 
+def at_most_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed: expected 0 or more and below 2^32, found {seed}")
+
+
 def evaluate(
     run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path | None
 ) -> dict[str, Any]:
     """Print the bound on -log p(x) of a run's held-out images, or of others, and maybe write it as JSON."""
     at_least("--samples", samples, 1)
+    at_most_seed(seed)
     if out:
         need_file("--json", out)
     model = load(run, device())
-    images, source = run_images(run, data, split, model.shape)
-    say_skipped(images)
+    images, what = images_of(run, model, data, split)
     found = summary(model, bounds(model, images.pixels, samples, seed), samples)
-    found = {"run": str(run), "recipe": model.config["recipe"], "data": source, "seed": seed, **found}
-    found["skipped_files"] = len(images.skipped)
+    found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
+    found["skipped"] = images.skipped
     if out:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(out, json.dumps(finite, indent=2) + "\n")
     draws = f"{samples} draw{'s' if samples > 1 else ''} of u an image"
-    print(f"{found['recipe']} {run} on {source}: {len(images)} images of {size(model.shape)}, {found['bits']} bits")
+    print(f"{found['recipe']} {run} on {what}: {len(images)} images of {size(model.shape)}, {found['bits']} bits")
     print(f"bits/dim    {found['bits_per_dim']:.4f} +- {found['bits_per_dim_error']:.4f}  {found['bound']}; {draws}")
     if samples > 1:
         print(f"            {found['tighter_bits_per_dim']:.4f}  importance-weighted bound of {samples} samples")
@@ -170,6 +186,7 @@ def sample(
         at_least("--temperatures" if sweep else "--temperature", t, 0)
     n = n if n is not None else (10 if sweep else 64)
     at_least("--n", n, 1)
+    at_most_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     e = model.noise(n, generator).flatten(1)
     rows = [decoded(model, t * e) for t in values]
@@ -206,6 +223,8 @@ def need_images_out(out: Path, folder: bool = True) -> None:
     if folder and not out.suffix:
         if (out / "config.json").exists():
             raise UserError(f"--out {out}: expected a folder for images, found a run")
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out {out}: expected a new or empty folder, found one with files in it")
         return need_folder("--out", out)
     if out.suffix.lower() not in (".npz", *PICTURES):
         kinds = "a picture's name such as x.png, an .npz" + (", or a folder's name" if folder else "")
@@ -235,8 +254,7 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     at_least("--n", n, 1)
     need_picture(out)
     model = load(run, device())
-    images, _ = run_images(run, data, split, model.shape)
-    say_skipped(images)
+    images, what = images_of(run, model, data, split)
     chosen = np.unique(np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(int))
     pixels = images.pixels[chosen]
     back = decoded(model, encoded(model, pixels))
@@ -248,7 +266,7 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
         labels += ["data", "model"]
     save_picture(sheet(rows, labels), out)
     error = np.sqrt(((data_rows.astype(float) - back) ** 2).mean())
-    print(f"{out}: {len(pixels)} images, root mean square error {error:.3f} of 255")
+    print(f"{out}: {len(pixels)} images of {what}, root mean square error {error:.3f} of 255")
 
 
 def interpolate(run: Path, ends: list[Path], data: DataSettings, steps: int, corners: int, out: Path) -> None:
@@ -261,9 +279,9 @@ def interpolate(run: Path, ends: list[Path], data: DataSettings, steps: int, cor
     if ends:
         pixels = read_files(ends, model.shape).pixels
     else:
-        images, source = run_images(run, data, None, model.shape)
+        images, _ = images_of(run, model, data, None)
         if len(images) < corners:
-            raise UserError(f"--data {source}: expected {corners} images or more to go between, found {len(images)}")
+            raise UserError(f"--data: expected {corners} images or more to go between, found {len(images)}")
         pixels = images.pixels[np.linspace(0, len(images) - 1, corners).round().astype(int)]
     e = encoded(model, pixels)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]
@@ -279,11 +297,10 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
         raise UserError(f"--out {out}: expected a name that ends in .npz")
     need_file("--out", out)
     model = load(run, device())
-    images, _ = run_images(run, data, split, model.shape)
-    say_skipped(images)
+    images, what = images_of(run, model, data, split, whole=True)
     arrays = {"codes": encoded(model, images.pixels).cpu().numpy(), "names": np.array(images.names)}
     write_arrays(out, **arrays, **({} if images.labels is None else {"labels": images.labels}))
-    print(f"{out}: {len(images)} codes of {arrays['codes'].shape[1]} values")
+    print(f"{out}: {len(images)} codes of {arrays['codes'].shape[1]} values, of {what}")
 
 
 def read_codes(path: Path) -> np.ndarray:
@@ -316,10 +333,12 @@ def decode(run: Path, codes: Path, out: Path) -> None:
 def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path) -> None:
     """One bound a file: CSV of name, nats and bits/dim, of the K-sample bound for K > 1."""
     at_least("--samples", samples, 1)
+    at_most_seed(seed)
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out}: expected a name that ends in .csv")
     need_file("--out", out)
     model = load(run, device())
-    images, _ = run_images(run, data, split, model.shape)
-    say_skipped(images)
+    images, what = images_of(run, model, data, split, whole=True)
     found = bounds(model, images.pixels, samples, seed)
     nats = found.tighter if samples > 1 else found.loss
     text = io.StringIO()
@@ -330,7 +349,7 @@ def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: 
         [name, f"{v:.4f}", f"{bits_per_dim(v, dims):.6f}"] for name, v in zip(images.names, nats, strict=True)
     )
     write_text(out, text.getvalue())
-    print(f"{out}: {len(images)} images, {bits_per_dim(float(nats.mean()), dims):.4f} bits/dim on average")
+    print(f"{out}: {len(images)} images of {what}, {bits_per_dim(float(nats.mean()), dims):.4f} bits/dim on average")
 
 
 def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
@@ -338,6 +357,7 @@ def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
     from fvae.compare import compare as side_by_side
 
     at_least("--n", n, 1)
+    at_most_seed(seed)
     need_folder("--out", out)
     side_by_side(runs, out, n, seed, device())
     print(f"{out}: table.md, table.csv, curves.png, samples.png")

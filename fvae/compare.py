@@ -11,39 +11,16 @@ from fvae.checkpoint import load
 from fvae.errors import UserError
 from fvae.files import replacing, write_text
 from fvae.pictures import save_picture, sheet, to_uint8
+from fvae.runs import data_name, read_metrics
 
-COLUMNS = (
-    "run",
-    "recipe",
-    "parameters",
-    "step",
-    "minutes",
-    "held-out bits/dim",
-    "rate bits/dim",
-    "distortion bits/dim",
-)
-NEEDED = ("step", "seconds", "test_bits_per_dim", "test_rate_bits_per_dim", "test_distortion_bits_per_dim")
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``metrics.csv``; raises ``UserError``."""
-    path = run / "metrics.csv"
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run folder")
-    if not path.is_file():
-        raise UserError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
-    try:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
-        if all(name in rows[0] for name in NEEDED):
-            return rows
-    except (ValueError, TypeError, IndexError):
-        pass
-    raise UserError(f"{path}: expected numbers under {', '.join(NEEDED)}, as fvae train writes it")
+BOUNDS = ("held-out bits/dim", "rate bits/dim", "distortion bits/dim")
+COLUMNS = ("run", "recipe", "data", "bits", "parameters", "step", "minutes", *BOUNDS)
 
 
 def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> None:
     """Write ``table.md``, ``table.csv``, ``curves.png`` and ``samples.png`` (temperature 0.8) to the folder ``out``.
 
+    The bounds are those of each run's last evaluation; of other data or bits they don't compare, so both are columns.
     Raises ``UserError`` where a folder is no run.
     """
     names = [run.name for run in runs]
@@ -55,7 +32,9 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
         model, last = load(run, device), history[-1]
         parameters = sum(p.numel() for p in model.parameters())
         bound = [f"{last[f'test_{part}bits_per_dim']:.4f}" for part in ("", "rate_", "distortion_")]
-        values = (name, model.config["recipe"], parameters, int(last["step"]), f"{last['seconds'] / 60:.1f}", *bound)
+        minutes = f"{last['seconds'] / 60:.1f}"
+        what = (name, model.config["recipe"], data_name(run), model.decoder.bits)
+        values = (*what, parameters, int(last["step"]), minutes, *bound)
         table.append(dict(zip(COLUMNS, values, strict=True)))
         images = model.sample(n, temperature=0.8, generator=torch.Generator().manual_seed(seed))
         rows.append(to_uint8(images, model.decoder.bits))

@@ -6,7 +6,7 @@ from fvae import commands
 from fvae.errors import UserError
 from fvae.settings import DataSettings, TrainSettings
 
-MODEL = {"squeezes": 1, "blocks": 2, "levels": 2, "depth": 6, "width": 96, "coupling": "affine", "bits": 4}
+MODEL = {"squeezes": 1, "blocks": 1, "levels": 2, "depth": 5, "width": 64, "coupling": "affine", "bits": 4}
 
 
 def demo(out: Path, minutes: float) -> None:
@@ -15,7 +15,7 @@ def demo(out: Path, minutes: float) -> None:
     A demo that was stopped goes on; one that was finished makes its pictures again.
     """
     data = DataSettings(source="digits")
-    train = TrainSettings(minutes=minutes, lr=2e-3, every=500)
+    train = TrainSettings(minutes=minutes, batch_size=128, lr=3e-3, every=500)
     if not minutes > 0:
         raise UserError(f"--minutes: expected a number above 0, found {minutes:g}")
     commands.train("f_vae", MODEL, data, train, out, resume=True)

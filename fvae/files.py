@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fvae.errors import MachineError, UserError
 
+RUN_FILES = ("config.yaml", "config.json", "model.safetensors", "metrics.csv")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -41,6 +43,8 @@ def need_file(flag: str, path: Path) -> None:
     """Refuse a name that no file can be written to, before the work is done; raises ``UserError``."""
     if path.is_dir():
         raise UserError(f"{flag} {path}: expected a file's name, found a folder")
+    if path.name in RUN_FILES and path.exists():
+        raise UserError(f"{flag} {path}: belongs to a run; take another name")
     need_folder(flag, path.parent, path)
 
 

@@ -19,6 +19,17 @@ def from_unit(v: Tensor, bits: int) -> Tensor:
     return (v + 1) * 2 ** (bits - 1) - 0.5
 
 
+class Scaled(nn.Module):
+    """``net`` on bins brought to [-1, 1]: networks scale inside."""
+
+    def __init__(self, net: nn.Module, bits: int):
+        super().__init__()
+        self.net, self.bits = net, bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(to_unit(x, self.bits))
+
+
 class Certain(nn.Module):
     """q(x|z) = 1 for the bin that z = (x + U) / 2^bits lies in: the decoder of an exact flow, log q = 0."""
 

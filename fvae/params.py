@@ -57,7 +57,8 @@ class SharedStd(nn.Module):
     """The mean from a network and one scalar std, trained or fixed: f-VAE's sigma_1 and sigma_2 (Su & Wu, 2018).
 
     A scalar log_std under Adam moves by about the learning rate a step, and would set the pace of the whole model: the
-    optimiser gives it ``pace`` times the networks' rate.
+    optimiser gives it ``pace`` times the networks' rate. It has no floor: in ``BinnedGaussian`` the bin's own w^2 / 12
+    keeps its best value above w / sqrt(12).
     """
 
     log_std: Tensor

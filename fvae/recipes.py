@@ -26,9 +26,8 @@ from fvae.flows import (
     reverse,
     shuffle,
 )
-from fvae.likelihoods import BinnedGaussian, Certain
+from fvae.likelihoods import BinnedGaussian, Certain, Scaled
 from fvae.nets.conv import (
-    Scaled,
     coupling_net,
     squeezing,
     unsqueezing,

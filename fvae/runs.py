@@ -1,5 +1,7 @@
 """The run folder: its settings in ``config.yaml``, and the images that it was made from."""
 
+import csv
+import io
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,8 +15,12 @@ from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
 
 KEPT = ("config.yaml", "config.json", "model.safetensors", "checkpoints/last.ckpt")  # any of them makes it a run
-# What may change when a run goes on: how far and where, not what is computed.
-FREE = {"steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy"}
+# What may change when a run goes on: how far and where, not what is computed. (Images that moved are known by digest.)
+FREE = {
+    f"train.{k}" for k in ("steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy")
+}
+FREE |= {"data.source"}
+NEEDED = ("step", "seconds", "test_bits_per_dim", "test_rate_bits_per_dim", "test_distortion_bits_per_dim")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -88,29 +94,59 @@ def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings
         pairs = {part: (old.get(part), values)}
         if isinstance(values, dict):
             kept = old.get(part) or {}
-            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in values.items() if part != "train" or k not in FREE}
+            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in values.items() if f"{part}.{k}" not in FREE}
         for flag, (before, now) in pairs.items():
             if before != now:
                 raise UserError(f"{flag}: {run} was begun with {before} and can't go on with {now}: take another --out")
 
 
-def run_images(run: Path, given: DataSettings, split: str | None, shape: Shape) -> tuple[Images, str]:
-    """The images to use a run on, as the model wants them, and their source's name.
+def run_images(
+    run: Path, given: DataSettings, split: str | None, shape: Shape, whole: bool = False
+) -> tuple[Images, str]:
+    """The images to use a run on, as the model wants them, and what they are in words.
 
-    Without a source: those of the run, held out unless ``split`` says otherwise. Another source is treated as the
-    run's was (size, colour), and taken whole where it has no test split. Raises ``UserError``.
+    Without a source: the run's, held out unless ``split`` says otherwise. Another source is treated as the run's was
+    (size, colour) and, where it has no test split, taken whole. With ``whole`` any source that is named is taken whole.
+    Raises ``UserError``.
     """
-    data = given
+    data, own = given, None
     if (run / "config.yaml").is_file():
-        kept = read_yaml(run / "config.yaml").get("data") or {}
-        own = data_settings(run / "config.yaml", kept)
+        own = data_settings(run / "config.yaml", read_yaml(run / "config.yaml").get("data") or {})
         default = DataSettings()
         changed = {k: v for k, v in asdict(whole_path(given)).items() if v != getattr(default, k)}
         data = replace(own, **changed)
-        if data.source != own.source:
-            data.split = given.split
-            return load_images(data, split or "unseen", shape), data.source
-        return load_images(data, split or "test", shape), data.source
-    if not given.source:
+    if not data.source:
         raise UserError(f"--data: {run} has no config.yaml to say what it was trained on; name a source")
-    return load_images(data, split or "unseen", shape), data.source
+    foreign = own is None or data.source != own.source
+    data = replace(data, split=given.split) if foreign else data
+    part = split or ("all" if whole and given.source else "unseen" if foreign else "test")
+    names = {
+        "test": "held out",
+        "train": "training part",
+        "all": "whole",
+        "unseen": "the test split if it has one, else whole",
+    }
+    return load_images(data, part, shape), f"{data.source} ({names[part]})"
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``metrics.csv``; raises ``UserError``."""
+    path = run / "metrics.csv"
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    if not path.is_file():
+        raise UserError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
+    try:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
+        if all(name in rows[0] for name in NEEDED):
+            return rows
+    except (ValueError, TypeError, IndexError):
+        pass
+    raise UserError(f"{path}: expected numbers under {', '.join(NEEDED)}, as fvae train writes it")
+
+
+def data_name(run: Path) -> str:
+    """The last part of the name of a run's images, "" where it is not known."""
+    path = run / "config.yaml"
+    source = (read_yaml(path).get("data") or {}).get("source") if path.is_file() else None
+    return Path(str(source or "")).name

@@ -64,6 +64,11 @@ class TrainSettings:
     strategy: str = "auto"
     """Lightning's strategy: auto, ddp, ..."""
 
+    @property
+    def max_steps(self) -> int:
+        """The step to end at; -1 where time alone ends the run."""
+        return self.steps or (2000 if self.minutes is None else -1)
+
     def check(self) -> None:
         """Refuse values that can't be meant, by their flags; raises ``UserError``."""
         above = ("steps", "minutes", "batch_size", "lr", "clip", "every", "test_images", "devices", "nodes")
@@ -74,6 +79,9 @@ class TrainSettings:
         for name in ("warmup", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--train.{name}: expected 0 or more, found {getattr(self, name)}")
+        for name, most in (("seed", 2**32 - 1), ("minutes", 1e6)):
+            if (getattr(self, name) or 0) > most:
+                raise UserError(f"--train.{name}: expected at most {most:g}, found {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise UserError(f"--train.ema: expected 0 or more and below 1, found {self.ema}")
         if self.batch_size % (self.devices * self.nodes):

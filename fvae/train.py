@@ -1,12 +1,13 @@
 """Training a run: Lightning's Trainer does the loop, this module says what a step is and what is kept.
 
-A run is a function of its settings. The images of step t and the noise u of step t depend on (seed, t) alone, drawn
+A run of so many steps is a function of its settings and images. The images of step t and the noise u of step t depend on (seed, t) alone, drawn
 for the whole batch of all devices, of which each takes its share. So a run that was killed goes on from its last
 checkpoint to the same weights as one that was not, bit for bit, with no generator's state to be saved; and two
 processes agree with one. For Lightning the run is one endless epoch.
 """
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -109,9 +110,10 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
 class Training(LightningModule):
     """One model in training, with the average of its weights; the loss is the bound in bits/dim."""
 
-    def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray):
+    def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray, digest: str = ""):
         super().__init__()
         self.model, self.settings, self.pixels = model, settings, pixels
+        self.digest = digest  # of the images, so that a run goes on with those it was begun with
         self.average = AveragedModel(model, multi_avg_fn=averaging(settings.ema)).requires_grad_(False)
         self.losses: list[Tensor] = []
         self.norm = 0.0
@@ -160,8 +162,7 @@ class Training(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {"rows": self.rows, "skipped": self.skipped, "in_a_row": self.in_a_row, "kept": self.kept}
-        checkpoint["fvae"] = own
+        checkpoint["fvae"] = {name: getattr(self, name) for name in ("rows", "skipped", "in_a_row", "kept", "digest")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["fvae"].items():
@@ -187,20 +188,22 @@ class Keeper(Callback):
             self.keep_all(trainer, training)
 
     def keep_all(self, trainer: Trainer, training: Training) -> None:
+        loss = torch.stack(training.losses).mean() if training.losses else torch.tensor(math.nan)
+        loss = trainer.strategy.reduce(loss.to(training.device), reduce_op="mean")
         if trainer.is_global_zero:
-            self.keep(trainer, training)
+            self.keep(trainer, training, float(loss))
         training.losses.clear()
         training.kept = trainer.global_step
         trainer.save_checkpoint(self.run / CHECKPOINT, weights_only=False)
 
-    def keep(self, trainer: Trainer, training: Training) -> None:
+    def keep(self, trainer: Trainer, training: Training, loss: float) -> None:
         model = training.averaged
         test = summary(model, bounds(model, self.test), 1)
         dims = test["dimensions"]
         row = {
             "step": trainer.global_step,
             "seconds": round(seconds(trainer), 1),
-            "train_bits_per_dim": float(torch.stack(training.losses).mean()) if training.losses else math.nan,
+            "train_bits_per_dim": loss,
             "test_bits_per_dim": test["bits_per_dim"],
             "test_rate_bits_per_dim": bits_per_dim(test["rate"], dims),
             "test_distortion_bits_per_dim": bits_per_dim(test["distortion"], dims),
@@ -271,6 +274,19 @@ def make_trainer(settings: TrainSettings, **options: Any) -> Trainer:
         raise UserError(f"{' '.join(given) or 'train'}: not possible on this machine: {error}") from None
 
 
+def digest(images: Images) -> str:
+    """A short text that is the same for the same images alone."""
+    return hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16).hexdigest()
+
+
+def can_resume(run: Path, model: LatentModel, images: Images) -> bool:
+    """Whether the run has a checkpoint; raises ``UserError`` for one that ``model`` on ``images`` can't go on from."""
+    if not (run / CHECKPOINT).exists():
+        return False
+    check_checkpoint(run / CHECKPOINT, model, digest(images))
+    return True
+
+
 def train(
     model: LatentModel,
     images: Images,
@@ -289,15 +305,14 @@ def train(
     """
     settings.check()
     bits = model.decoder.bits
-    checkpoint = run / CHECKPOINT
-    resume = resume and checkpoint.exists()
-    if resume:
-        check_checkpoint(checkpoint, model)
-    else:
+    resume = resume and can_resume(run, model, images)
+    if not resume:
         first = Batches(len(images), min(FIT_IMAGES, len(images)), mixed(settings.seed, 1), lambda: 0).step(0)
-        fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
-    training = Training(model, settings, to_bins(images.pixels, bits))
-    steps = settings.steps or (2000 if settings.minutes is None else -1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed(settings.seed, 2))
+            fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
+    training = Training(model, settings, to_bins(images.pixels, bits), digest(images))
+    steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
     size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, images.shape))
     report(f"training {run}: {size:,} parameters, {len(images)} images of {shape}, {' or '.join(ends)}")
@@ -320,5 +335,5 @@ def train(
         use_distributed_sampler=False,
         log_every_n_steps=settings.every,
     )
-    trainer.fit(training, ckpt_path=checkpoint if resume else None, weights_only=True)
+    trainer.fit(training, ckpt_path=run / CHECKPOINT if resume else None, weights_only=True)
     return training.rows[-1] if training.rows else {}

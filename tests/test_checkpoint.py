@@ -107,21 +107,36 @@ def test_pickle_in_place_of_the_weights_is_not_run(folder, tmp_path, write):
 
 def checkpoint(model) -> dict:
     """What of a checkpoint is looked at."""
-    return {"fvae": {}, "state_dict": {f"model.{name}": w for name, w in model.state_dict().items()}}
+    return {"fvae": {"digest": "0"}, "state_dict": {f"model.{name}": w for name, w in model.state_dict().items()}}
 
 
 def test_checkpoint_of_the_same_model_is_taken(tmp_path):
     model = vae((1, 8, 8), **SMALL["vae"])
     torch.save(checkpoint(model), tmp_path / "last.ckpt")
-    check_checkpoint(tmp_path / "last.ckpt", model)
+    check_checkpoint(tmp_path / "last.ckpt", model, "0")
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     torch.save(checkpoint(vae((1, 8, 8), **SMALL["vae"])), tmp_path / "last.ckpt")
     with pytest.raises(UserError, match=r"last.ckpt: .* not of the model of the run's config.yaml"):
-        check_checkpoint(tmp_path / "last.ckpt", f_vae((1, 8, 8), **SMALL["f_vae"]))
+        check_checkpoint(tmp_path / "last.ckpt", f_vae((1, 8, 8), **SMALL["f_vae"]), "0")
     with pytest.raises(UserError, match=r"last.ckpt: .* has shape .*, the model of the run's config.yaml expects"):
-        check_checkpoint(tmp_path / "last.ckpt", vae((1, 8, 8), **{**SMALL["vae"], "latent": 5}))
+        check_checkpoint(tmp_path / "last.ckpt", vae((1, 8, 8), **{**SMALL["vae"], "latent": 5}), "0")
+
+
+def test_checkpoint_of_other_images_is_refused(tmp_path):
+    model = vae((1, 8, 8), **SMALL["vae"])
+    torch.save(checkpoint(model), tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last.ckpt was begun with other images than --data has now"):
+        check_checkpoint(tmp_path / "last.ckpt", model, "1")
+
+
+def test_a_model_that_no_recipe_made_is_not_saved(tmp_path):
+    model = vae((1, 8, 8), **SMALL["vae"])
+    model.config = {}
+    with pytest.raises(UserError, match="expected a model made by a recipe"):
+        save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "pickle", "torch", "inside", "other"])
@@ -144,5 +159,5 @@ def test_damaged_or_hostile_checkpoint_is_refused_and_not_run(tmp_path, kind):
         case "other":
             torch.save({"state_dict": 3}, path)
     with pytest.raises(UserError, match=r"last.ckpt: damaged, or not a checkpoint of fvae"):
-        check_checkpoint(path, model)
+        check_checkpoint(path, model, "0")
     assert not payload.marker.exists()

@@ -169,7 +169,7 @@ def test_evaluate_and_score_agree(fvae, tmp_path):
     found = fvae("evaluate", "run", "--json", "OUT/e.json")
     assert found.status == 0 and found.err == ""
     e = json.loads((tmp_path / "e.json").read_text())
-    assert e["recipe"] == "f_vae" and e["data"] == "digits" and e["images"] == 90 and e["dimensions"] == 64
+    assert e["recipe"] == "f_vae" and e["data"] == "digits (held out)" and e["images"] == 95 and e["dimensions"] == 64
     assert e["nats"] == pytest.approx(e["rate"] + e["distortion"])
     assert e["bits_per_dim"] == pytest.approx(e["nats"] / 64 / np.log(2))
     assert f"{e['bits_per_dim']:.4f}" in found.out
@@ -221,7 +221,7 @@ def test_temperature_scales_the_same_codes(fvae, tmp_path):
 
 def test_reconstruct(fvae, tmp_path):
     found = fvae("reconstruct", "run", "--n", 12, "--out", "OUT/r.png")
-    assert found.status == 0 and "12 images, root mean square error" in found.out
+    assert found.status == 0 and "12 images of digits (held out), root mean square error" in found.out
     assert picture(tmp_path / "r.png").shape[0] == 2 + 4 * 50
 
 
@@ -338,12 +338,16 @@ MISTAKES = {
     "sample run --out ": "--out: no path: ''",
     "reconstruct run --out OUT/r.npz": "r.npz: expected a picture's name that ends in .png",
     "encode run --out OUT/c.png": "c.png: expected a name that ends in .npz",
+    "evaluate run --json run/config.json": "--json run/config.json: belongs to a run; take another name",
+    "sample run --out images": "--out images: expected a new or empty folder, found one with files in it",
+    "sample run --out s.png --seed 99999999999": "--seed: expected 0 or more and below 2^32, found 99999999999",
+    f"{TRAIN} --train.seed 99999999999": "--train.seed: expected at most 4.29497e+09, found 99999999999",
     "evaluate run --json empty": "--json empty: expected a file's name, found a folder",
-    "score run --out empty": "--out empty: expected a file's name, found a folder",
+    "score run --out empty": "--out empty: expected a name that ends in .csv",
     # going on
     "train --out none --resume": "--resume: none holds no run; name a recipe to begin one",
     "train --out run --resume --model.depth 2": "--model.depth: run was begun with 1 and can't go on with 2",
-    "train --out run --resume --data images": "--data.source: run was begun with digits and can't go on with",
+    "train --out run --resume --data images": "--resume: run/checkpoints/last.ckpt was begun with other images than",
     "train --out run --resume --train.seed 1": "--train.seed: run was begun with 0 and can't go on with 1",
     "train glow --out run --resume": "run/config.yaml: is of recipe f_vae, the command says glow",
     "train --out cut_checkpoint --resume --train.steps 6": "last.ckpt: damaged, or not a checkpoint of fvae",
@@ -518,3 +522,19 @@ def test_help_of_a_recipe_shows_every_setting_with_its_default(fvae, recipe):
             entry = text.rpartition(f"--{group}.{name} ")[2].split(" --")[0]
             assert len(entry.split()) >= 3, f"{group}.{name} has no text"
             assert default in (None, "") or f"default: {default})" in entry
+
+
+def test_a_new_budget_is_remembered(home, fvae, tmp_path):
+    """--resume --train.steps 6 is written down: the next plain --resume has the same end."""
+    shutil.copytree(home / "run", tmp_path / "r")
+    assert fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6).status == 0
+    assert yaml.safe_load((tmp_path / "r/config.yaml").read_text())["train"]["steps"] == 6
+
+
+def test_trained_weights_without_their_checkpoint_are_not_trained_over(home, fvae, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "r")
+    shutil.rmtree(tmp_path / "r/checkpoints")
+    before = contents(tmp_path / "r")
+    found = fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6)
+    assert found.status == 2 and "is trained but has no checkpoints/last.ckpt to go on from" in found.err
+    assert contents(tmp_path / "r") == before

@@ -65,29 +65,43 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_killed_ten_times_ends_with_the_same_weights(undisturbed, tmp_path):
-    """kill -9 at ten random moments, --resume each time: bit-equal to the run that was never killed."""
-    run, rng = tmp_path / "killed", random.Random(0)
-    killed = 0
-    argv = command(run, "--train.steps", "60", "--train.every", "5", "--resume")
+    """kill -9 at ten random moments, --resume each time: bit-equal to the run that was never killed.
+
+    A run that gets to its end before the tenth kill has passed, and another is begun.
+    """
+    rng, killed, in_training, runs = random.Random(0), 0, 0, [tmp_path / "killed_0"]
+
+    def argv() -> list[str]:
+        return command(runs[-1], "--train.steps", "60", "--train.every", "5", "--resume")
+
     while killed < 10:
-        process = subprocess.Popen(argv, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            # From before the first import to well into training; the steps begin after about 5 s here.
-            process.wait(rng.uniform(1.0, 8.0))
-        except subprocess.TimeoutExpired:
+        process = subprocess.Popen(argv(), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        checkpoint, before = runs[-1] / CHECKPOINT, time.time()
+        if killed % 2:  # every other one at some moment from the import on, the rest soon after a checkpoint is written
+            time.sleep(rng.uniform(0.5, 8.0))
+        else:
+            while process.poll() is None and time.monotonic() < until:
+                if checkpoint.exists() and checkpoint.stat().st_mtime > before:
+                    break
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.3))
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
+            in_training += checkpoint.exists() and checkpoint.stat().st_mtime > before
+        elif process.returncode == 0:
+            assert_equal(weights(undisturbed), weights(runs[-1]))
+            runs.append(tmp_path / f"killed_{len(runs)}")
         process.wait()
-        if process.returncode == 0:
-            break
-        if (run / "model.safetensors").exists():
-            load(run)  # whole, at any moment
-    done = run_quietly(argv)
+        if (runs[-1] / "model.safetensors").exists():
+            load(runs[-1])  # whole, at any moment
+    assert in_training >= 2
+    done = run_quietly(argv())
     assert done.returncode == 0, done.stderr
-    assert_equal(weights(undisturbed), weights(run))
-    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]] == [
-        str(step) for step in range(5, 61, 5)
-    ]
+    assert_equal(weights(undisturbed), weights(runs[-1]))
+    steps = [line.split(",")[0] for line in (runs[-1] / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(5, 61, 5)]
 
 
 def test_resumed_in_the_middle_is_bit_equal(undisturbed, tmp_path):

@@ -26,7 +26,8 @@ def plain(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if not (low >= 0 and high <= 65535) or (image.mode == "F" and 0 < high <= 1):
             raise ValueError(f"expected 16-bit greys 0..65535, found {low:g}..{high:g}")
-        return Image.fromarray((values // 256).astype(np.uint8))  # convert("L") would clip at 255
+        wide = image.mode.startswith("I;16") or high > 255  # convert("L") would clip at 255
+        return Image.fromarray((values // 256 if wide else values).astype(np.uint8))
     if image.has_transparency_data:
         above = image.convert("LA" if image.mode in ("1", "L") else "RGBA").convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), above)

@@ -4,10 +4,11 @@ A source is read in three steps: its items are listed by split without decoding 
 asked for are chosen, and only they are decoded (``decode``, one by one).
 """
 
+import hashlib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -42,12 +43,6 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def select(self, indices: Sequence[int] | np.ndarray) -> "Images":
-        """The images at these indices, in their order."""
-        index = np.asarray(indices, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, pixels=self.pixels[index], names=[self.names[i] for i in index], labels=labels)
 
 
 def load_images(data: DataSettings, part: str = "train", shape: Shape | None = None) -> Images:
@@ -110,18 +105,28 @@ def _choose(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     if train not in splits and own:
         raise UserError(f"{where}: expected a split called train, found {', '.join(own)}; name one with --data.split")
     items = splits.get(train, [])
+    if own:  # images beside the splits are in none of them: not read, but named
+        loose = [item for item in splits.get("", []) if not item.fault]
+        beside = [item._replace(fault="beside the splits, in none of them") for item in loose]
+        items = items + beside if part == "train" else items
     if test:
         return items
 
     images = [item for item in items if not item.fault]
     if not images:
         return items  # for _decode to say what they are
-    n = min(math.ceil(data.held_out * len(images)), len(images) - 1)
-    order = np.random.default_rng(0).permutation(len(images))
-    held_out = {images[i].name for i in order[:n]}
     if part == "test" and len(images) == 1:
         raise UserError(f"{where}: expected 2 images or more to hold some out for a test, found 1")
+    draws = {item.name: draw(item.name) for item in images}
+    held_out = {name for name, u in draws.items() if u < data.held_out}
+    held_out |= {min(draws, key=draws.__getitem__)} if len(images) > 1 else set()
+    held_out -= {max(draws, key=draws.__getitem__)}
     return [item for item in items if (item.name in held_out) == (part == "test")]
+
+
+def draw(name: str) -> float:
+    """A number of [0, 1) that a name has for good, so that no image changes sides when others come or go."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
 
 
 def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int, int] | None) -> Images:

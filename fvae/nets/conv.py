@@ -91,14 +91,3 @@ def vector_decoder(shape: tuple[int, int, int], d: int, width: int, levels: int,
             nn.ConvTranspose2d(a, b, 4, stride=2, padding=1),
         ]
     return nn.Sequential(*layers)
-
-
-class Scaled(nn.Module):
-    """``net`` on bins 0 .. 2^bits - 1 brought to [-1, 1]: networks scale inside."""
-
-    def __init__(self, net: nn.Module, bits: int):
-        super().__init__()
-        self.net, self.bits = net, bits
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net((x + 0.5) / 2 ** (self.bits - 1) - 1)
