@@ -1,9 +1,9 @@
 """Training a run: Lightning's Trainer does the loop, this module says what a step is and what is kept.
 
-A run of so many steps is a function of its settings and images. The images of step t and the noise u of step t depend on (seed, t) alone, drawn
-for the whole batch of all devices, of which each takes its share. So a run that was killed goes on from its last
-checkpoint to the same weights as one that was not, bit for bit, with no generator's state to be saved; and two
-processes agree with one. For Lightning the run is one endless epoch.
+A run of so many steps is a function of its settings and images. The images of step t and the noise u of step t depend
+on (seed, t) alone, drawn for the whole batch of all devices, of which each takes its share. So a run that was killed
+goes on from its last checkpoint to the same weights as one that was not, bit for bit, with no generator's state to be
+saved; and two processes agree with one. For Lightning the run is one endless epoch.
 """
 
 import csv
