@@ -10,8 +10,6 @@ import logging
 import math
 import sys
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,9 @@ from fvae.checkpoint import load
 from fvae.data.images import Images, Shape, load_images, read_files
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins
-from fvae.files import need_file, need_folder, write_bytes, write_text
-from fvae.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
+from fvae.files import need_file, need_folder, write_text
+from fvae.outputs import need_images_out, need_picture, read_codes, write_arrays, write_images
+from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
 from fvae.runs import KEPT, check_same, read_metrics, run_images, write_config
 from fvae.settings import DataSettings, TrainSettings
@@ -211,44 +210,6 @@ def encoded(model: LatentModel, pixels: np.ndarray, batch_size: int = 64) -> tor
     return torch.cat([model.encode(x) for x in batches(pixels, model, batch_size)])
 
 
-def need_picture(out: Path) -> None:
-    """Refuse a name that is no picture's, before the work is done; raises ``UserError``."""
-    if out.suffix.lower() not in PICTURES:
-        raise UserError(f"--out {out}: expected a picture's name that ends in {', '.join(PICTURES)}")
-    need_file("--out", out)
-
-
-def need_images_out(out: Path, folder: bool = True) -> None:
-    """Refuse a name that ``write_images`` can't use, before the work is done; raises ``UserError``."""
-    if folder and not out.suffix:
-        if (out / "config.json").exists():
-            raise UserError(f"--out {out}: expected a folder for images, found a run")
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out}: expected a new or empty folder, found one with files in it")
-        return need_folder("--out", out)
-    if out.suffix.lower() not in (".npz", *PICTURES):
-        kinds = "a picture's name such as x.png, an .npz" + (", or a folder's name" if folder else "")
-        raise UserError(f"--out {out}: expected {kinds}")
-    need_file("--out", out)
-
-
-def write_images(images: np.ndarray, out: Path) -> None:
-    """A sheet for a picture's name, an array ``images`` for .npz, else a folder of numbered PNGs."""
-    if out.suffix.lower() == ".npz":
-        write_arrays(out, images=images)
-    elif out.suffix:
-        save_picture(square(images), out)
-    else:
-        for i, a in enumerate(images):
-            save_picture(to_image(a), out / f"{i:05d}.png")
-
-
-def write_arrays(out: Path, **arrays: np.ndarray) -> None:
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    write_bytes(out, file.getvalue())
-
-
 def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: Path) -> None:
     """Images and what the model makes of their codes, one row above the other."""
     at_least("--n", n, 1)
@@ -301,19 +262,6 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
     arrays = {"codes": encoded(model, images.pixels).cpu().numpy(), "names": np.array(images.names)}
     write_arrays(out, **arrays, **({} if images.labels is None else {"labels": images.labels}))
     print(f"{out}: {len(images)} codes of {arrays['codes'].shape[1]} values, of {what}")
-
-
-def read_codes(path: Path) -> np.ndarray:
-    """The array ``codes`` of an .npz; raises ``UserError``."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected an .npz, as fvae encode writes it")
-    try:
-        if zipfile.is_zipfile(path):  # else NumPy would try a pickle
-            with np.load(path, allow_pickle=False) as arrays:
-                return np.asarray(arrays["codes"])
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass
-    raise UserError(f"{path}: expected an .npz with an array `codes` of numbers, as fvae encode writes it")
 
 
 def decode(run: Path, codes: Path, out: Path) -> None:

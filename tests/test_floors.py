@@ -37,6 +37,7 @@ FLOORS = [
     "fvae.checkpoint",
     "fvae.evaluate",
     "fvae.pictures",
+    "fvae.outputs",
     "fvae.train",
     "fvae.progress",
     "fvae.compare",
