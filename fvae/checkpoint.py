@@ -64,8 +64,8 @@ def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], o
             raise UserError(f"{path}: {name} has shape {found}, the model of {origin} expects {expected}")
 
 
-def check_checkpoint(path: Path, model: LatentModel, digest: str) -> None:
-    """Refuse a checkpoint that can't be gone on from: damaged, not of fvae, of another model or other images.
+def check_checkpoint(path: Path, model: LatentModel, digest: str) -> int:
+    """The step of a checkpoint; refuses one that is damaged, not of fvae, of another model or of other images.
 
     Reads tensors and plain values alone, which can't run code. Raises ``UserError``.
     """
@@ -73,13 +73,14 @@ def check_checkpoint(path: Path, model: LatentModel, digest: str) -> None:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         weights = {k.removeprefix("model."): w for k, w in checkpoint["state_dict"].items() if k.startswith("model.")}
-        known = checkpoint["fvae"]["digest"]
+        known, step = checkpoint["fvae"]["digest"], int(checkpoint["global_step"])
     except Exception:  # a file can be broken in any way
         text = "damaged, or not a checkpoint of fvae; the run can be used, but not gone on with"
         raise UserError(f"{path}: {text}") from None
     check_fit(path, weights, model.state_dict(), "the run's config.yaml")
     if known != digest:
         raise UserError(f"--resume: {path} was begun with other images than --data has now; take another --out")
+    return step
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -192,7 +192,9 @@ def data(parser: Any) -> Any:
     return parser.add_class_arguments(DataSettings, "data", skip={"split", "held_out"})
 
 
-split = flag("--split", choices=["train", "test", "all"], help="default: test; all for another source without splits")
+SPLITS = ["train", "test", "all"]
+split = flag("--split", choices=SPLITS, help="default: the held-out part; all of another source without splits")
+split_of_all = flag("--split", choices=SPLITS, help="default: all of --data; without it, the run's held-out part")
 seed = flag("--seed", type=int, default=0, help="seed of the noise")
 samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u an image, for averages and bound")
 
@@ -222,17 +224,18 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         run,
         flag("ends", type=path, nargs="*", metavar="IMAGE", help="2 or 4 images (default: held-out ones of the run)"),
         data,
+        split,
         flag("--corners", type=int, choices=[2, 4], default=4, help="how many to take where none are named"),
         flag("--steps", type=int, default=9, help="images from one end to the other"),
         out("a picture"),
     ],
-    "encode": [run, data, split, out("an .npz")],
+    "encode": [run, data, split_of_all, out("an .npz")],
     "decode": [
         run,
         flag("codes", type=path, metavar="CODES", help="an .npz of fvae encode"),
         out("a folder, an .npz or a picture"),
     ],
-    "score": [run, data, split, samples, seed, out("a .csv")],
+    "score": [run, data, split_of_all, samples, seed, out("a .csv")],
     "compare": [
         flag("runs", type=path, nargs="+", metavar="RUN", help="run folders"),
         flag("--n", type=int, default=10, help="samples a run"),

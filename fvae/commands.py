@@ -50,7 +50,7 @@ def train(
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from fvae.progress import ProgressBar
-    from fvae.train import can_resume, make_trainer
+    from fvae.train import make_trainer, step_to_resume
     from fvae.train import train as fit
 
     settings.check()
@@ -75,7 +75,7 @@ def train(
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
         check_same(run, recipe, built.config["settings"], data, settings)
-        can_resume(run, built, images)
+        step_to_resume(run, built, images)
     if first:  # also of a run that goes on, whose budget and place may be new
         write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(images.skipped + test.skipped, len(images) + len(test), run)
@@ -153,7 +153,8 @@ def evaluate(
         write_text(out, json.dumps(finite, indent=2) + "\n")
     draws = f"{samples} draw{'s' if samples > 1 else ''} of u an image"
     print(f"{found['recipe']} {run} on {what}: {len(images)} images of {size(model.shape)}, {found['bits']} bits")
-    print(f"bits/dim    {found['bits_per_dim']:.4f} +- {found['bits_per_dim_error']:.4f}  {found['bound']}; {draws}")
+    error = f" +- {found['bits_per_dim_error']:.4f}" if len(images) > 1 else ""
+    print(f"bits/dim    {found['bits_per_dim']:.4f}{error}  {found['bound']}; {draws}")
     if samples > 1:
         print(f"            {found['tighter_bits_per_dim']:.4f}  importance-weighted bound of {samples} samples")
     print(f"nats        {found['nats']:.2f} an image = rate {found['rate']:.2f} + distortion {found['distortion']:.2f}")
@@ -230,7 +231,9 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     print(f"{out}: {len(pixels)} images of {what}, root mean square error {error:.3f} of 255")
 
 
-def interpolate(run: Path, ends: list[Path], data: DataSettings, steps: int, corners: int, out: Path) -> None:
+def interpolate(
+    run: Path, ends: list[Path], data: DataSettings, split: str | None, corners: int, steps: int, out: Path
+) -> None:
     """The straight line between the codes of two images, or the square between those of four, decoded."""
     at_least("--steps", steps, 2)
     need_picture(out)
@@ -240,9 +243,10 @@ def interpolate(run: Path, ends: list[Path], data: DataSettings, steps: int, cor
     if ends:
         pixels = read_files(ends, model.shape).pixels
     else:
-        images, _ = images_of(run, model, data, None)
+        images, what = images_of(run, model, data, split)
         if len(images) < corners:
-            raise UserError(f"--data: expected {corners} images or more to go between, found {len(images)}")
+            text = f"expected {corners} images or more to go between, found {len(images)} of {what}"
+            raise UserError(f"interpolate: {text}; name {corners} image files, or --split all")
         pixels = images.pixels[np.linspace(0, len(images) - 1, corners).round().astype(int)]
     e = encoded(model, pixels)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]

@@ -24,5 +24,5 @@ def demo(out: Path, minutes: float) -> None:
     commands.sample(out, 64, 0.8, None, None, 0, out / "samples.png")
     commands.sample(out, None, 0.8, commands.TEMPERATURES, None, 0, out / "temperatures.png")
     commands.reconstruct(out, nothing, None, 20, out / "reconstructions.png")
-    commands.interpolate(out, [], nothing, 9, 2, out / "interpolation_2.png")
-    commands.interpolate(out, [], nothing, 7, 4, out / "interpolation_4.png")
+    commands.interpolate(out, [], nothing, None, 2, 9, out / "interpolation_2.png")
+    commands.interpolate(out, [], nothing, None, 4, 7, out / "interpolation_4.png")

@@ -279,12 +279,10 @@ def digest(images: Images) -> str:
     return hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16).hexdigest()
 
 
-def can_resume(run: Path, model: LatentModel, images: Images) -> bool:
-    """Whether the run has a checkpoint; raises ``UserError`` for one that ``model`` on ``images`` can't go on from."""
-    if not (run / CHECKPOINT).exists():
-        return False
-    check_checkpoint(run / CHECKPOINT, model, digest(images))
-    return True
+def step_to_resume(run: Path, model: LatentModel, images: Images) -> int:
+    """The step of the run's checkpoint, 0 without one; raises ``UserError`` where model and images don't go with it."""
+    path = run / CHECKPOINT
+    return check_checkpoint(path, model, digest(images)) if path.exists() else 0
 
 
 def train(
@@ -305,8 +303,8 @@ def train(
     """
     settings.check()
     bits = model.decoder.bits
-    resume = resume and can_resume(run, model, images)
-    if not resume:
+    begin = step_to_resume(run, model, images) if resume else 0
+    if not begin:
         first = Batches(len(images), min(FIT_IMAGES, len(images)), mixed(settings.seed, 1), lambda: 0).step(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(settings.seed, 2))
@@ -315,7 +313,9 @@ def train(
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
     size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, images.shape))
-    report(f"training {run}: {size:,} parameters, {len(images)} images of {shape}, {' or '.join(ends)}")
+    held_out = f"{len(images)} images of {shape} and {len(test)} held out"
+    since = f"from step {begin} to " if begin else ""
+    report(f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}")
     budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}
     trainer = make_trainer(
         settings,
@@ -335,5 +335,5 @@ def train(
         use_distributed_sampler=False,
         log_every_n_steps=settings.every,
     )
-    trainer.fit(training, ckpt_path=run / CHECKPOINT if resume else None, weights_only=True)
+    trainer.fit(training, ckpt_path=run / CHECKPOINT if begin else None, weights_only=True)
     return training.rows[-1] if training.rows else {}

@@ -107,13 +107,17 @@ def test_pickle_in_place_of_the_weights_is_not_run(folder, tmp_path, write):
 
 def checkpoint(model) -> dict:
     """What of a checkpoint is looked at."""
-    return {"fvae": {"digest": "0"}, "state_dict": {f"model.{name}": w for name, w in model.state_dict().items()}}
+    return {
+        "global_step": 7,
+        "fvae": {"digest": "0"},
+        "state_dict": {f"model.{name}": w for name, w in model.state_dict().items()},
+    }
 
 
 def test_checkpoint_of_the_same_model_is_taken(tmp_path):
     model = vae((1, 8, 8), **SMALL["vae"])
     torch.save(checkpoint(model), tmp_path / "last.ckpt")
-    check_checkpoint(tmp_path / "last.ckpt", model, "0")
+    assert check_checkpoint(tmp_path / "last.ckpt", model, "0") == 7
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):

@@ -45,7 +45,7 @@ def list_items(source: str) -> Splits:
         return _list_folder(path)
     if not os.path.exists(path):
         # A letter after the dot is a suffix, a digit may be a version: user/name-v1.5.
-        if source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1:
+        if source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source or source.count("/") > 1:
             raise UserError(f"{where}: no such file or folder")
         if re.fullmatch(r"\.[a-z]\w*", path.suffix.lower()):
             raise UserError(f"{where}: no such file or folder")
