@@ -214,7 +214,7 @@ def f_vae(
     tanh: bool = False,
     bits: int = 8,
 ) -> LatentModel:
-    """A VAE whose posterior is a conditional flow: sharp as a flow, cheap as a VAE (Su & Wu, 2018).
+    """A VAE whose posterior is a conditional flow, or whose prior is one: the same (Su & Wu, 2018).
 
     z = F(sigma_1 u + E(x)), x ~ N(G(F^-1(z)), sigma_2^2). Built in its equal form, posterior sigma_1 u + E(x) under the
     density of F as the prior, so that training never needs F^-1.
@@ -230,7 +230,7 @@ def f_vae(
         mixing: channels between F's couplings: learned 1x1 convolution, fixed random shuffle, or reversal
         coupling: F's couplings: affine (scale and shift) or additive (shift alone, as published)
         sigma_1: the posterior's standard deviation at the start, in the units of [-1, 1] images
-        learn_sigma_1: train sigma_1; false keeps it (0.3 to 0.5 favours samples over bits/dim)
+        learn_sigma_1: train sigma_1; false keeps it, as later latent flows do for their samples
         sigma_2: the decoder's standard deviation on [-1, 1] at the start; it is trained
         pace: learning rate of sigma_1 and sigma_2, in units of the networks'
         tanh: end G with tanh
