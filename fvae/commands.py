@@ -20,7 +20,7 @@ from fvae.bound import LatentModel, bits_per_dim
 from fvae.checkpoint import load
 from fvae.data.images import Images, Shape, load_images, read_files
 from fvae.errors import UserError
-from fvae.evaluate import batches, bounds, summary, to_bins
+from fvae.evaluate import batches, bounds, spread, summary, to_bins
 from fvae.files import need_file, need_folder, write_text
 from fvae.outputs import need_images_out, need_picture, read_codes, write_arrays, write_images
 from fvae.pictures import save_picture, sheet, to_uint8
@@ -217,8 +217,7 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     need_picture(out)
     model = load(run, device())
     images, what = images_of(run, model, data, split)
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(n, len(images))).round().astype(int))
-    pixels = images.pixels[chosen]
+    pixels = spread(images.pixels, n)
     back = decoded(model, encoded(model, pixels))
     bits = model.decoder.bits
     data_rows = to_uint8(torch.from_numpy(to_bins(pixels, bits)), bits)
@@ -247,7 +246,7 @@ def interpolate(
         if len(images) < corners:
             text = f"expected {corners} images or more to go between, found {len(images)} of {what}"
             raise UserError(f"interpolate: {text}; name {corners} image files, or --split all")
-        pixels = images.pixels[np.linspace(0, len(images) - 1, corners).round().astype(int)]
+        pixels = spread(images.pixels, corners)
     e = encoded(model, pixels)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]
     lines = [torch.lerp(e[i], e[i + 1], across) for i in range(0, len(e), 2)]  # each (steps, D)

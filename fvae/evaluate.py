@@ -32,6 +32,11 @@ def to_bins(pixels: np.ndarray, bits: int) -> np.ndarray:
     return pixels >> (8 - bits)
 
 
+def spread(pixels: np.ndarray, n: int) -> np.ndarray:
+    """``n`` images from all over the set, which may be sorted by class."""
+    return pixels[np.unique(np.linspace(0, len(pixels) - 1, min(n, len(pixels))).round().astype(int))]
+
+
 @torch.no_grad()
 def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
     """The bound of each 8-bit image of ``pixels`` (N, C, H, W), averaged over ``samples`` draws of u.

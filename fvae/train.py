@@ -30,7 +30,7 @@ from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
 from fvae.checkpoint import check_checkpoint, save
 from fvae.data.images import Images
 from fvae.errors import UserError
-from fvae.evaluate import bounds, summary, to_bins
+from fvae.evaluate import bounds, spread, summary, to_bins
 from fvae.files import replacing, write_text
 from fvae.params import SharedStd
 from fvae.pictures import save_picture, square, to_uint8
@@ -233,11 +233,6 @@ def table(rows: list[dict[str, float]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def spread(pixels: np.ndarray, n: int) -> np.ndarray:
-    """``n`` images from all over the set, which may be sorted by class."""
-    return pixels[np.unique(np.linspace(0, len(pixels) - 1, min(n, len(pixels))).round().astype(int))]
 
 
 def seconds(trainer: Trainer) -> float:
