@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fvae.atoms import LOG_2PI, colour, log_normal, total
-from fvae.flows import ActNorm, Colour, Flatten, Flow
+from fvae.flows import ActNorm, Colour, Flatten, Flow, one_by_one
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -137,7 +137,7 @@ def fit_actnorms(model: nn.Module, x: Tensor, y=None) -> None:
         if isinstance(m, ActNorm)
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_by_one(model):
             model(x, y)
     finally:
         for hook in hooks:

@@ -9,6 +9,8 @@ Under autocast the networks may compute in bfloat16: their outputs are widened h
 in float32.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,12 @@ Pair = tuple[Tensor, Tensor]
 def wide(a: Tensor) -> Tensor:
     """Widen to float32 at least (float64 stays)."""
     return a.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def without_autocast(a: Tensor) -> AbstractContextManager:
+    """The flow's own path: no lower precision on ``a``'s device, at no cost where there is none anyway."""
+    kind = a.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def present(cond: tuple) -> list:

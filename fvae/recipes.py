@@ -22,6 +22,7 @@ from fvae.flows import (
     Flatten,
     Flow,
     InvertibleConv,
+    Steps,
     multiscale,
     reverse,
     shuffle,
@@ -121,7 +122,7 @@ def steps(depth: int, width: int, mixing: Mixing, additive: bool) -> Callable[[S
                 else Split(coupling_net(keep, 2 * moved, width), bound=2.0)
             )
             flows += [ActNorm(shape), MIXINGS[mixing](c), Coupling(params, keep)]
-        return flows
+        return [Steps(*flows)]
 
     return level
 

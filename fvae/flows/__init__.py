@@ -7,6 +7,7 @@ from fvae.flows.dequantise import Dequantise
 from fvae.flows.linear import InvertibleConv
 from fvae.flows.multiscale import FactorOut, multiscale
 from fvae.flows.reshape import Flatten, Permute, Squeeze, reverse, shuffle
+from fvae.flows.steps import Steps, one_by_one, set_reversible
 
 __all__ = [
     "ActNorm",
@@ -21,8 +22,11 @@ __all__ = [
     "InvertibleConv",
     "Permute",
     "Squeeze",
+    "Steps",
     "Whiten",
     "multiscale",
+    "one_by_one",
     "reverse",
+    "set_reversible",
     "shuffle",
 ]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fvae.flows.base import Flow
+from fvae.params import without_autocast
 
 
 class InvertibleConv(Flow):
@@ -32,24 +33,36 @@ class InvertibleConv(Flow):
         self.pace = min(1.0, 16 / channels)
         self.lu = nn.Parameter((lower.tril(-1) + upper.triu(1) + s.abs().log().diag()).to(dtype))
 
-    def triangles(self) -> tuple[Tensor, Tensor]:
-        """L and U + diag(s), both (C, C)."""
-        eye = torch.eye(len(self.lu), dtype=self.lu.dtype, device=self.lu.device)
-        return self.lu.tril(-1) + eye, self.lu.triu(1) + torch.diag(self.signs * self.lu.diagonal().exp())
-
     def forward(self, x, cond=None):
-        with torch.autocast(x.device.type, enabled=False):
-            lower, upper = self.triangles()
-            z = mix((lower @ upper)[self.order], x)
+        with without_autocast(x):
+            z = mix(product(self.lu, self.signs, self.order), x)
         places = x[0, 0].numel()
         return z, (places * self.lu.diagonal().sum()).expand(len(x))
 
     def inverse(self, z, cond=None):
-        with torch.autocast(z.device.type, enabled=False):
-            lower, upper = self.triangles()
-            eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-            w = torch.linalg.solve_triangular(lower, eye[:, self.order], upper=False, unitriangular=True)
-            return mix(torch.linalg.solve_triangular(upper, w, upper=True), z)
+        with without_autocast(z):
+            return mix(inverse_product(self.lu, self.signs, self.order), z)
+
+
+def triangles(lu: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """L and U + diag(s) of one (C, C) or of many (K, C, C)."""
+    eye = torch.eye(lu.shape[-1], dtype=lu.dtype, device=lu.device)
+    return lu.tril(-1) + eye, lu.triu(1) + torch.diag_embed(signs * lu.diagonal(dim1=-2, dim2=-1).exp())
+
+
+def product(lu: Tensor, signs: Tensor, order: Tensor) -> Tensor:
+    """W = P L (U + diag(s)): (*, C, C), (*, C), (*, C) -> (*, C, C)."""
+    lower, upper = triangles(lu, signs)
+    return (lower @ upper).gather(-2, order[..., None].expand_as(lu))
+
+
+def inverse_product(lu: Tensor, signs: Tensor, order: Tensor) -> Tensor:
+    """W^-1, by two triangular solves: (*, C, C), (*, C), (*, C) -> (*, C, C)."""
+    lower, upper = triangles(lu, signs)
+    eye = torch.eye(lu.shape[-1], dtype=lu.dtype, device=lu.device).expand_as(lu)
+    p = eye.gather(-1, order[..., None, :].expand_as(lu))
+    w = torch.linalg.solve_triangular(lower, p, upper=False, unitriangular=True)
+    return torch.linalg.solve_triangular(upper, w, upper=True)
 
 
 def mix(w: Tensor, x: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ import math
 
 from torch import Tensor, nn
 
+from fvae.nets.products import Conv2d
 
-def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
+
+def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
     """A convolution that starts at zero, so that what it feeds starts as the identity."""
-    conv = nn.Conv2d(c_in, c_out, size, padding=size // 2)
+    conv = Conv2d(c_in, c_out, size)
     for p in conv.parameters():
         nn.init.zeros_(p)
     return conv
@@ -16,9 +18,9 @@ def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
 def coupling_net(c_in: int, c_out: int, width: int) -> nn.Sequential:
     """conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (zero): (B, c_in, H, W) -> (B, c_out, H, W)."""
     return nn.Sequential(
-        nn.Conv2d(c_in, width, 3, padding=1),
+        Conv2d(c_in, width, 3),
         nn.ReLU(),
-        nn.Conv2d(width, width, 1),
+        Conv2d(width, width, 1),
         nn.ReLU(),
         zero_conv(width, c_out, 3),
     )
@@ -33,7 +35,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+            Conv2d(channels, hidden, 3, bias=False),
             nn.GroupNorm(math.gcd(8, hidden), hidden),
             nn.ReLU(),
             zero_conv(hidden, channels, 1),
