@@ -15,7 +15,7 @@ from fvae.errors import UserError
 from fvae.files import write_bytes, write_text
 from fvae.recipes import RECIPES
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(model: LatentModel, folder: str | Path) -> None:

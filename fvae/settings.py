@@ -53,6 +53,11 @@ class TrainSettings:
     """held-out images in those evaluations (`fvae evaluate` takes all of them)"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
+    reversible: bool = False
+    """recompute the flows' activations in backpropagation: memory no longer grows with the depth, at about a third
+    more time"""
+    compile: bool = False
+    """run the model through torch.compile: needs a C++ compiler, and minutes before the first step"""
     seed: int = 0
     """seed of the initial weights, the order of the images and the noise"""
     accelerator: str = "auto"
@@ -84,6 +89,10 @@ class TrainSettings:
                 raise UserError(f"--train.{name}: expected at most {most:g}, found {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise UserError(f"--train.ema: expected 0 or more and below 1, found {self.ema}")
+        if self.reversible and self.compile:
+            raise UserError(
+                "--train.reversible and --train.compile: expected one of them; a graph can't run a step backwards"
+            )
         if self.batch_size % (self.devices * self.nodes):
             raise UserError(
                 f"--train.batch_size: expected a multiple of the {self.devices * self.nodes} devices, "

@@ -6,14 +6,17 @@ goes on from its last checkpoint to the same weights as one that was not, bit fo
 saved; and two processes agree with one. For Lightning the run is one endless epoch.
 """
 
+import copy
 import csv
 import hashlib
 import io
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
@@ -32,6 +34,8 @@ from fvae.data.images import Images
 from fvae.errors import UserError
 from fvae.evaluate import bounds, spread, summary, to_bins
 from fvae.files import replacing, write_text
+from fvae.flows import set_reversible
+from fvae.memory import keep_freed_memory
 from fvae.params import SharedStd
 from fvae.pictures import save_picture, square, to_uint8
 from fvae.settings import TrainSettings
@@ -83,16 +87,6 @@ class Feed:
         return self.pixels[torch.from_numpy(indices)]
 
 
-def averaging(decay: float) -> Callable:
-    """average <- d average + (1 - d) current with d = min(decay, (1 + n) / (10 + n)): short runs average over less."""
-
-    def update(averages: Any, currents: Any, n: Any) -> None:
-        d = min(decay, (1 + float(n)) / (10 + float(n)))
-        torch._foreach_lerp_(averages, currents, 1 - d)
-
-    return update
-
-
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for the weights of convolutions and linear maps alone; a module's ``pace`` scales its rate."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
@@ -107,22 +101,42 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     ]
 
 
+def decay(most: float, n: int) -> float:
+    """The average's weight on its past at step n, min(most, n / (9 + n)): short runs average over less."""
+    return min(most, n / (9 + n))
+
+
 class Training(LightningModule):
-    """One model in training, with the average of its weights; the loss is the bound in bits/dim."""
+    """One model in training, with the average of its weights; the loss is the bound in bits/dim.
+
+    Nothing in a step waits for the device: norms, losses and counts stay there until a row of metrics.csv is due.
+    """
+
+    skips: Tensor
+    row_of_skips: Tensor
 
     def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray, digest: str = ""):
         super().__init__()
         self.model, self.settings, self.pixels = model, settings, pixels
         self.digest = digest  # of the images, so that a run goes on with those it was begun with
-        self.average = AveragedModel(model, multi_avg_fn=averaging(settings.ema)).requires_grad_(False)
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.call = compiled(model) if settings.compile else model
         self.losses: list[Tensor] = []
-        self.norm = 0.0
-        self.skipped = self.in_a_row = self.kept = 0
+        self.norm = torch.zeros(())
+        self.register_buffer("skips", torch.zeros(()))  # non-finite steps so far
+        self.register_buffer("row_of_skips", torch.zeros(()))  # and in a row
+        self.kept = 0
         self.rows: list[dict[str, float]] = []  # of metrics.csv; kept in checkpoints, so that none is lost or doubled
 
     @property
     def averaged(self) -> LatentModel:
-        return cast(LatentModel, self.average.module).eval()
+        return self.average.eval()
+
+    def update_average(self, n: int) -> None:
+        """average <- d average + (1 - d) model, after step n."""
+        with torch.no_grad():
+            d = decay(self.settings.ema, n)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - d)
 
     def train_dataloader(self) -> DataLoader:
         s = self.settings
@@ -134,22 +148,25 @@ class Training(LightningModule):
     def training_step(self, x: Tensor, index: int) -> Tensor:
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
-        loss = bits_per_dim(self.model(x, u=u).loss(), math.prod(self.model.shape))
+        loss = bits_per_dim(self.call(x, u=u).loss(), math.prod(self.model.shape))
         self.losses.append(loss.detach())
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
-        """Clip; and leave a step out whose gradient is not finite, by taking every gradient away before the update."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.norm = float(norm)
-        if math.isfinite(self.norm):
-            self.in_a_row = 0
-            return
-        optimizer.zero_grad(set_to_none=True)
-        self.losses.pop()
-        self.skipped += 1
-        self.in_a_row += 1
-        if self.in_a_row >= PATIENCE:
+        """Clip; and leave a step out whose gradient is not finite.
+
+        Both by what AdamW's fused step takes from gradient scalers: what to divide gradients by, and whether to update
+        at all.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        bad = (~self.norm.isfinite()).to(self.norm.dtype)
+        optimizer.grad_scale = (self.norm / self.settings.clip).clamp(min=1)
+        optimizer.found_inf = bad
+        self.losses[-1] = torch.where(bad > 0, math.nan, self.losses[-1])
+        self.skips += bad
+        self.row_of_skips.add_(1).mul_(bad)
+        if self.global_step % PATIENCE == PATIENCE - 1 and self.row_of_skips >= PATIENCE:
             raise UserError(
                 f"training stopped at step {self.global_step}: {PATIENCE} steps in a row had no finite gradient; "
                 f"try a smaller --train.lr (found {self.settings.lr:g}) or more --train.warmup"
@@ -162,7 +179,7 @@ class Training(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["fvae"] = {name: getattr(self, name) for name in ("rows", "skipped", "in_a_row", "kept", "digest")}
+        checkpoint["fvae"] = {name: getattr(self, name) for name in ("rows", "kept", "digest")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["fvae"].items():
@@ -178,7 +195,7 @@ class Keeper(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, Training)
-        training.average.update_parameters(training.model)
+        training.update_average(trainer.global_step)
         if trainer.global_step % training.settings.every == 0:
             self.keep_all(trainer, training)
 
@@ -188,7 +205,7 @@ class Keeper(Callback):
             self.keep_all(trainer, training)
 
     def keep_all(self, trainer: Trainer, training: Training) -> None:
-        loss = torch.stack(training.losses).mean() if training.losses else torch.tensor(math.nan)
+        loss = torch.stack(training.losses).nanmean() if training.losses else torch.tensor(math.nan)
         loss = trainer.strategy.reduce(loss.to(training.device), reduce_op="mean")
         if trainer.is_global_zero:
             self.keep(trainer, training, float(loss))
@@ -207,8 +224,8 @@ class Keeper(Callback):
             "test_bits_per_dim": test["bits_per_dim"],
             "test_rate_bits_per_dim": bits_per_dim(test["rate"], dims),
             "test_distortion_bits_per_dim": bits_per_dim(test["distortion"], dims),
-            "gradient_norm": training.norm,
-            "skipped_steps": training.skipped,
+            "gradient_norm": float(training.norm),
+            "skipped_steps": int(training.skips),
             **{SIGMAS.get(n, n): float(p.log_std.exp()) for n, p in model.named_modules() if isinstance(p, SharedStd)},
         }
         training.rows.append(row)
@@ -222,7 +239,7 @@ class Keeper(Callback):
         self.report(
             f"step {row['step']}  {row['seconds']:.0f} s  train {row['train_bits_per_dim']:.4f}  "
             f"held-out {row['test_bits_per_dim']:.4f} bits/dim"
-            + (f"  {training.skipped} non-finite steps skipped" if training.skipped else "")
+            + (f"  {row['skipped_steps']} non-finite steps skipped" if row["skipped_steps"] else "")
         )
 
 
@@ -239,6 +256,17 @@ def seconds(trainer: Trainer) -> float:
     """Time in training, earlier sessions of the run included."""
     timer = next(c for c in trainer.callbacks if isinstance(c, Timer))
     return timer.time_elapsed("train")
+
+
+def compiled(model: nn.Module) -> Callable:
+    """The model's forward as one graph; on a GPU replayed whole (CUDA graphs), so that no kernel waits for Python.
+
+    Raises ``UserError`` without a C++ compiler.
+    """
+    if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
+        raise UserError("--train.compile: expected a C++ compiler on this machine (g++ or clang++), found none")
+    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
+    return torch.compile(model.forward, fullgraph=True, mode=mode)
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -304,6 +332,8 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(settings.seed, 2))
             fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
+    keep_freed_memory()
+    set_reversible(model, settings.reversible)
     training = Training(model, settings, to_bins(images.pixels, bits), digest(images))
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)

@@ -53,7 +53,7 @@ CONFIGS = {
     '{"recipe": "glow"}': "config.json: expected a table with format",
 }
 CHANGES = [
-    ("format", 99, "config.json: format 99, written by fvae .*; this is fvae .*, which reads format 1"),
+    ("format", 99, "config.json: format 99, written by fvae .*; this is fvae .*, which reads format 2"),
     ("recipe", "nope", "config.json: unknown recipe 'nope'; known are glow"),
     ("recipe", ["glow"], "config.json: unknown recipe"),
     ("shape", "8x8", "config.json: expected a list `shape` and a table `settings`"),

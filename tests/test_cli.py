@@ -305,6 +305,7 @@ MISTAKES = {
     f"{TRAIN} --train.accelerator nonsense": "--train.accelerator nonsense: not possible on this machine: ",
     f"{TRAIN} --train.strategy nonsense": "--train.strategy nonsense: not possible on this machine: ",
     f"{TRAIN} --train.precision nonsense": "--train.precision: expected one of 32-true, bf16-mixed, found nonsense",
+    f"{TRAIN} --train.reversible true --train.compile true": "--train.reversible and --train.compile: expected one of",
     # settings files
     f"{TRAIN} --config none.yaml": "none.yaml: no such file",
     f"{TRAIN} --config empty": "empty: expected a YAML file: Is a directory",

@@ -23,9 +23,11 @@ from fvae.flows import (
     InvertibleConv,
     Permute,
     Squeeze,
+    Steps,
     Whiten,
     multiscale,
     reverse,
+    set_reversible,
     shuffle,
 )
 from fvae.nets.conv import coupling_net, zero_conv
@@ -55,6 +57,29 @@ def step(shape) -> list[Flow]:
     c = shape[0]
     keep, moved = c // 2, c - c // 2
     return [ActNorm(shape), InvertibleConv(c), Coupling(Split(coupling_net(keep, 2 * moved, 5)), keep)]
+
+
+def steps(
+    shape,
+    params: Callable[[int, int], nn.Module],
+    mixing: Callable[[int], Flow] = InvertibleConv,
+    reversible: bool = False,
+) -> Steps:
+    """Three of Glow's steps, together; ``params(keep, moved)`` is a coupling's."""
+    c = shape[0]
+    keep, moved = c // 2, c - c // 2
+    flows = (f for _ in range(3) for f in (ActNorm(shape), mixing(c), Coupling(params(keep, moved), keep)))
+    together = Steps(*flows)
+    set_reversible(together, reversible)
+    return together
+
+
+def affine(keep: int, moved: int) -> nn.Module:
+    return Split(coupling_net(keep, 2 * moved, 5))
+
+
+def additive(keep: int, moved: int) -> nn.Module:
+    return MeanOnly(coupling_net(keep, moved, 5))
 
 
 def leaving(c_in: int, c_out: int) -> nn.Module:
@@ -129,6 +154,26 @@ TABLE = {
         (5,),
         floats(3),
     ),
+    **{
+        f"steps{name}{', reversible' if reversible else ''}": Row(
+            lambda shape=shape, params=params, mixing=mixing, reversible=reversible: steps(
+                shape, params, mixing, reversible
+            ),
+            shape,
+            cond,
+        )
+        for reversible in (False, True)
+        for name, shape, params, mixing, cond in [
+            ("", (4, 3, 2), affine, InvertibleConv, None),
+            (", odd", (5, 2, 3), affine, InvertibleConv, None),
+            (", permuted", (4, 2, 3), affine, shuffle, None),
+            (", permuted, additive", (5, 3, 2), additive, reverse, None),
+            (", additive", (4, 2, 3), additive, InvertibleConv, None),
+            (" of vectors", (5,), lambda keep, moved: Split(Net(keep, 2 * moved)), InvertibleConv, None),
+            (", conditional", (5, 2, 3), lambda keep, moved: Split(Net(keep, 2 * moved, 3)), InvertibleConv, floats(3)),
+            (", permuted, conditional", (5,), lambda keep, moved: MeanOnly(Net(keep, moved, 3)), shuffle, floats(3)),
+        ]
+    },
     "inverse": Row(lambda: Inverse(Chain(Flatten(IMAGE), ActNorm((32,)), InvertibleConv(32))), (32,)),
     "inverse, conditional": Row(lambda: Inverse(Coupling(Split(Net(2, 6, 3)), 2)), (5,), floats(3)),
     "factor out": Row(lambda: FactorOut(Flatten((2, 2, 3)), leaving(2, 2), (4, 2, 3)), (4, 2, 3)),
@@ -253,7 +298,7 @@ def test_a_loaded_flow_is_the_same(row):
 
 @every_flow
 @torch.no_grad()
-def test_one_graph(row):
+def test_one_graph(row, float64):
     """torch.compile takes forward and inverse whole, and they give what they gave."""
     flow, (x, cond) = row.flow(), row.data()
     z, logdet = flow(x, cond)

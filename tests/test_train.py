@@ -1,5 +1,6 @@
 """Training: the same numbers after a kill, in two processes and after a reload; steps that go wrong."""
 
+import functools
 import os
 import random
 import signal
@@ -16,9 +17,9 @@ from fvae.checkpoint import load
 from fvae.cli import main
 from fvae.data.images import Images
 from fvae.errors import UserError
-from fvae.recipes import glow, vae
+from fvae.recipes import f_vae, glow, vae
 from fvae.settings import TrainSettings
-from fvae.train import CHECKPOINT, Batches, Training, averaging, parameter_groups, train
+from fvae.train import CHECKPOINT, Batches, Training, decay, parameter_groups, train
 
 TINY = [
     *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
@@ -131,10 +132,12 @@ def test_how_often_it_is_kept_does_not_change_the_weights(undisturbed, tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one(undisturbed, tmp_path):
-    """Two CPU processes (gloo) on the same global batch: equal up to the order of summation."""
+@pytest.mark.parametrize("reversible", ["false", "true"])
+def test_two_processes_agree_with_one(undisturbed, tmp_path, reversible):
+    """Two CPU processes (gloo) on the same global batch: equal up to the order of summation; recomputing too."""
     run = tmp_path / "two_processes"
     argv = command(run, "--train.steps", "60", "--train.every", "5", "--train.devices", "2", "--train.strategy", "ddp")
+    argv += ["--train.reversible", reversible]
     done = run_quietly(argv)
     assert done.returncode == 0, done.stderr
     one, two = weights(undisturbed), weights(run)
@@ -172,11 +175,17 @@ def test_weight_decay_and_pace_reach_the_right_parameters():
 
 
 def test_average_is_a_weighted_mean_that_short_runs_shorten():
-    average, current = [torch.zeros(3)], [torch.ones(3)]
-    averaging(0.9)(average, current, 1000)
-    torch.testing.assert_close(average[0], torch.full((3,), 0.1))
-    averaging(0.999)(average, current, 0)  # d = 1/10
-    torch.testing.assert_close(average[0], torch.full((3,), 0.1 * 0.1 + 0.9))
+    """d grows from 1/10 to --train.ema, and average <- d average + (1 - d) weights."""
+    assert decay(0.999, 1) == pytest.approx(1 / 10)
+    assert decay(0.9, 1000) == 0.9 and decay(0.0, 5) == 0.0
+    training = Training(vae((1, 8, 8), latent=2, width=8, levels=1), TrainSettings(), np.zeros((1, 1, 8, 8)))
+    before = [p.clone() for p in training.average.parameters()]
+    with torch.no_grad():
+        for p in training.model.parameters():
+            p += 1
+    training.update_average(1)
+    for p, old in zip(training.average.parameters(), before, strict=True):
+        torch.testing.assert_close(p, old + 0.9)
 
 
 class Poisoned(Training):
@@ -206,6 +215,21 @@ def test_many_non_finite_steps_in_a_row_stop_with_a_message(tmp_path, monkeypatc
     settings = TrainSettings(steps=100, batch_size=8, every=100, test_images=8, accelerator="cpu")
     with pytest.raises(UserError, match="50 steps in a row had no finite gradient; try a smaller"):
         train(vae((1, 8, 8), latent=2, width=8, levels=1), toy_images(), toy_images(), tmp_path / "run", settings)
+
+
+def test_compiled_training_is_the_same(tmp_path, monkeypatch):
+    """--train.compile takes the whole step as one graph, which is not traced again, and gives the same weights."""
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
+    images, settings = toy_images(), TrainSettings(steps=4, batch_size=8, every=2, test_images=8, accelerator="cpu")
+    rows = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        model = f_vae((1, 8, 8), squeezes=1, blocks=1, hidden=8, levels=1, depth=2, width=8)
+        settings.compile = compile
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            rows.append(train(model, images, images, tmp_path / str(compile), settings, report=lambda line: None))
+    assert rows[0]["test_bits_per_dim"] == pytest.approx(rows[1]["test_bits_per_dim"], rel=1e-4)
 
 
 def test_bf16_keeps_the_flow_in_float32(tmp_path):

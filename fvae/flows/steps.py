@@ -132,7 +132,7 @@ class Steps(Chain):
         maps = self.made(invert)
         h = z.movedim(1, -1)
         for k, coupling in reversed(list(enumerate(self.couplings))):
-            h1, h2 = h[..., : coupling.keep], h[..., coupling.keep :]
+            h1, h2 = halves(coupling, h)
             mean, log_std = params(coupling, h1, cond)
             h = maps.apply(k, torch.cat([h1, (h2 - mean) * torch.exp(-log_std)], -1))
         return h.movedim(-1, 1)
@@ -144,6 +144,12 @@ def same(a: Tensor | None, b: Tensor | None) -> bool:
     return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
 
 
+def halves(coupling: Coupling, h: Tensor) -> tuple[Tensor, Tensor]:
+    """What sets the shift and scale, and what is shifted and scaled, channels last."""
+    h1, h2 = h.split([coupling.keep, h.shape[-1] - coupling.keep], -1)
+    return h1, h2
+
+
 def params(coupling: Coupling, h1: Tensor, cond: Any) -> list[Tensor]:
     """The coupling's mean and log_std, channels last."""
     return [a.movedim(1, -1) if a.dim() else a for a in coupling.params(h1.movedim(-1, 1), cond)]
@@ -153,8 +159,7 @@ def along_steps(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor,
     """Through the K steps, channels last: (B, *, C) to itself, and the couplings' log-determinants (B,)."""
     scales: Any = 0.0
     for k, coupling in enumerate(steps.couplings):
-        y = maps.apply(k, h)
-        h1, h2 = y[..., : coupling.keep], y[..., coupling.keep :]
+        h1, h2 = halves(coupling, maps.apply(k, h))
         mean, log_std = params(coupling, h1, cond)
         h = torch.cat([h1, torch.addcmul(mean, h2, torch.exp(log_std))], -1)
         scales = scales + log_std
@@ -198,8 +203,8 @@ class Recomputed(torch.autograd.Function):
         kind, dtype, enabled = ctx.autocast
         for k, coupling in reversed(list(enumerate(ctx.steps.couplings))):
             # the coupling: z2 = mean + std y2, with its network run again
-            z1, z2 = z[..., : coupling.keep], z[..., coupling.keep :]
-            dz1, dz2 = dz[..., : coupling.keep], dz[..., coupling.keep :]
+            z1, z2 = halves(coupling, z)
+            dz1, dz2 = halves(coupling, dz)
             own = [p for p in coupling.parameters() if p.requires_grad]
             with torch.enable_grad(), torch.autocast(kind, dtype=dtype, enabled=enabled):
                 z1 = z1.detach().requires_grad_()

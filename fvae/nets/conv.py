@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from fvae.nets.products import Conv2d
+from fvae.nets.products import Conv2d, CouplingNet
 
 
 def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
@@ -15,15 +15,12 @@ def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
     return conv
 
 
-def coupling_net(c_in: int, c_out: int, width: int) -> nn.Sequential:
+def coupling_net(c_in: int, c_out: int, width: int) -> CouplingNet:
     """conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (zero): (B, c_in, H, W) -> (B, c_out, H, W)."""
-    return nn.Sequential(
-        Conv2d(c_in, width, 3),
-        nn.ReLU(),
-        Conv2d(width, width, 1),
-        nn.ReLU(),
-        zero_conv(width, c_out, 3),
-    )
+    net = CouplingNet(c_in, c_out, width)
+    for p in net[-1].parameters():
+        nn.init.zeros_(p)
+    return net
 
 
 class Residual(nn.Module):
