@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 import fvae.flows
 from fvae.files import replacing, write_text
+from fvae.memory import keep_freed_memory
 
 COLOURS = {"limit": "#bdbdbd", "networks": "#bdbdbd", "peer": "#737373", "fvae": "#d95f02"}
 
@@ -284,10 +285,11 @@ def models(size: Size, device: str) -> str:
     return f"## Models: {size.depth} steps a level, width {size.width}\n\n{markdown(header, lines)}"
 
 
-def conditions(device: str, rounds: int) -> str:
+def conditions(device: str, rounds: int, kept: bool) -> str:
     """When, where and with what it ran."""
     cpuinfo = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    allocator = "is kept, for everybody (fvae.memory)" if kept else "goes back to the system (the default)"
     hardware = f"{name[1] if name else platform.processor()}, {torch.get_num_threads()} thread(s)"
     if device == "cuda":
         hardware = f"{torch.cuda.get_device_name()}; {hardware}"
@@ -296,7 +298,8 @@ def conditions(device: str, rounds: int) -> str:
     )
     return (
         f"{datetime.date.today()}; {hardware}; {versions}; float32 unless said, torch's defaults otherwise; "
-        f"medians of {rounds} rounds (of 3 where memory is measured).\n\n    {shlex.join(['python', *sys.argv])}\n\n"
+        f"medians of {rounds} rounds (of 3 where memory is measured); freed memory {allocator}.\n\n"
+        f"    {shlex.join(['python', *sys.argv])}\n\n"
         "The limit is the faster of the two layouts of the bare convolutions: the coupling networks as torch computes "
         "them, without their ReLUs, each on an input of its own, forward and (in training) backward.\n"
     )
@@ -353,13 +356,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas between (default: all)")
+    parser.add_argument("--default-allocator", action="store_true", help="leave glibc's allocator as it comes")
     args = parser.parse_args()
     names = args.only.split(",")
     if unknown := set(names) - set(SECTIONS):
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     torch.set_num_threads(args.threads)
+    kept = not args.default_allocator and keep_freed_memory()
     torch.manual_seed(0)
-    text = f"# Speed\n\n{conditions(args.device, args.rounds)}\n{models(SIZES[args.device][0], args.device)}"
+    text = f"# Speed\n\n{conditions(args.device, args.rounds, kept)}\n{models(SIZES[args.device][0], args.device)}"
     tables: list[Table] = []
     for name in names:
         for table in SECTIONS[name](args.device, args.rounds):

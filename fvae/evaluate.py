@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fvae.bound import LatentModel, bits_per_dim, importance_bound
+
+Pixels = TypeVar("Pixels", np.ndarray, Tensor)
 
 
 class Bounds(NamedTuple):
@@ -27,7 +29,7 @@ def batches(pixels: np.ndarray, model: LatentModel, size: int) -> Iterator[Tenso
         yield torch.from_numpy(to_bins(pixels[start : start + size], model.decoder.bits)).to(device)
 
 
-def to_bins(pixels: np.ndarray, bits: int) -> np.ndarray:
+def to_bins(pixels: Pixels, bits: int) -> Pixels:
     """8-bit values to ``bits``-bit bins: floor(x / 2^(8 - bits))."""
     return pixels >> (8 - bits)
 

@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
 from fvae.checkpoint import check_checkpoint, save
@@ -75,16 +75,25 @@ class Batches:
 
 
 class Feed:
-    """Decoded images in memory as a data set that hands out whole batches."""
+    """The batches' images as they are decoded, 8 bits a value: the next ones are read while a step computes.
 
-    def __init__(self, pixels: np.ndarray):
-        self.pixels = torch.from_numpy(pixels)
+    They may lie in memory or in a memory map; for a GPU they are put where it fetches them by itself (pinned).
+    """
 
-    def __len__(self) -> int:
-        return len(self.pixels)
+    def __init__(self, pixels: np.ndarray, batches: Batches, pinned: bool):
+        self.pixels, self.batches, self.pinned = pixels, batches, pinned
 
-    def __getitems__(self, indices: np.ndarray) -> Tensor:
-        return self.pixels[torch.from_numpy(indices)]
+    def read(self, indices: np.ndarray) -> Tensor:
+        x = torch.from_numpy(self.pixels.take(indices, 0))
+        return x.pin_memory() if self.pinned else x
+
+    def __iter__(self) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(1) as reader:
+            steps = iter(self.batches)
+            coming = reader.submit(self.read, next(steps))
+            for indices in steps:
+                now, coming = coming, reader.submit(self.read, indices)
+                yield now.result()
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -138,14 +147,15 @@ class Training(LightningModule):
             d = decay(self.settings.ema, n)
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - d)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Feed:
         s = self.settings
         batches = Batches(
             len(self.pixels), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
         )
-        return DataLoader(Feed(self.pixels), batch_sampler=batches, collate_fn=lambda x: x)  # type: ignore[arg-type]
+        return Feed(self.pixels, batches, pinned=self.device.type == "cuda")
 
     def training_step(self, x: Tensor, index: int) -> Tensor:
+        x = to_bins(x, self.model.decoder.bits)
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
         loss = bits_per_dim(self.call(x, u=u).loss(), math.prod(self.model.shape))
@@ -334,7 +344,7 @@ def train(
             fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
     keep_freed_memory()
     set_reversible(model, settings.reversible)
-    training = Training(model, settings, to_bins(images.pixels, bits), digest(images))
+    training = Training(model, settings, images.pixels, digest(images))
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
     size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, images.shape))

@@ -1,5 +1,6 @@
 """Images from every form of source, every mode of a picture, and every mistake by its message."""
 
+import errno
 import gzip
 import io
 import struct
@@ -220,14 +221,20 @@ def test_nothing_heavy_is_imported():
 
 
 def test_more_images_than_memory(tmp_path, monkeypatch):
+    """They lie in a memory map and are the same images; where the disk is full too, that is one line."""
     path = write_folder(tmp_path, flat(PICTURES))
-    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.zeros(shape, dtype) if 0 in shape else raise_memory())
-    with pytest.raises(UserError, match=r"12 images of 5x7 need 0 GiB of memory; make them smaller with --data.size"):
+    whole = load_images(settings(path), "all")
+    monkeypatch.setattr("fvae.data.images._free_memory", lambda: 100)
+    mapped = load_images(settings(path), "all")
+    assert isinstance(mapped.pixels.base, np.memmap) or isinstance(mapped.pixels, np.memmap)
+    assert np.array_equal(mapped.pixels, whole.pixels) and mapped.names == whole.names
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UserError, match=r"12 images of 5x7 need 0.0 GiB in /.*: No space left on device; make "):
         load_images(settings(path), "all")
 
 
-def raise_memory():
-    raise MemoryError
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_only_the_part_asked_for_is_decoded(tmp_path):

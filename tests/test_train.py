@@ -1,6 +1,7 @@
 """Training: the same numbers after a kill, in two processes and after a reload; steps that go wrong."""
 
 import functools
+import itertools
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ from fvae.data.images import Images
 from fvae.errors import UserError
 from fvae.recipes import f_vae, glow, vae
 from fvae.settings import TrainSettings
-from fvae.train import CHECKPOINT, Batches, Training, decay, parameter_groups, train
+from fvae.train import CHECKPOINT, Batches, Feed, Training, decay, parameter_groups, train
 
 TINY = [
     *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
@@ -158,6 +159,17 @@ def test_batches_cover_each_epoch_once_and_are_shared_out():
         assert np.array_equal(both, whole.step(t))
     late = iter(Batches(10, 4, 3, lambda: 7))
     assert np.array_equal(next(late), whole.step(7))
+
+
+def test_feed_gives_the_batches_in_their_order(tmp_path):
+    """Reading ahead changes no image and no order; a reader's fault is raised where the batch was due."""
+    pixels = toy_images(10).pixels
+    batches = Batches(10, 4, 3, lambda: 2)
+    fed = list(itertools.islice(Feed(pixels, batches, pinned=False), 6))
+    for t, x in enumerate(fed, 2):
+        assert np.array_equal(x.numpy(), pixels[batches.step(t)])
+    with pytest.raises(IndexError):
+        next(iter(Feed(pixels[:2], batches, pinned=False)))
 
 
 def test_weight_decay_and_pace_reach_the_right_parameters():

@@ -1,4 +1,4 @@
-"""Images of any source as one uint8 array in memory, so that the step and not the decoder is what takes time.
+"""Images of any source as one uint8 array, so that the step and not the decoder is what takes time.
 
 A source is read in three steps: its items are listed by split without decoding any (``sources``), those of the part
 asked for are chosen, and only they are decoded (``decode``, one by one).
@@ -6,6 +6,8 @@ asked for are chosen, and only they are decoded (``decode``, one by one).
 
 import hashlib
 import math
+import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +160,8 @@ def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int
                     f"{item.name} {sides(h, w)}; bring them to one with --data.size"
                 )
             elif c > pixels.shape[1]:  # the first colour image after grey ones
-                pixels = pixels.repeat(c, axis=1)
+                grey, pixels = pixels, _allocate((len(items), c, h, w), where)
+                pixels[: len(kept)] = grey[: len(kept)]
             pixels[len(kept)] = np.asarray(image).reshape(h, w, c).transpose(2, 0, 1)
             kept.append(item)
     if not kept:
@@ -170,8 +173,24 @@ def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int
 
 
 def _allocate(shape: tuple[int, int, int, int], where: str) -> np.ndarray:
-    try:
+    """An array in memory, or in a memory map of a file without a name where it would fill half of what is free."""
+    size = math.prod(shape)
+    if size <= _free_memory() / 2:
         return np.empty(shape, np.uint8)
-    except MemoryError:
-        need = f"{shape[0]} images of {sides(*shape[2:])} need {math.prod(shape) / 2**30:.0f} GiB of memory"
-        raise UserError(f"{where}: {need}; make them smaller with --data.size") from None
+    need = f"{shape[0]} images of {sides(*shape[2:])} need {size / 2**30:.1f} GiB"
+    try:
+        with tempfile.TemporaryFile() as file:  # the map outlives it
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is told now, not in the middle of a run
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+    except OSError as error:
+        found = f"{need} in {tempfile.gettempdir()}: {error.strerror}"
+        raise UserError(f"{where}: {found}; make them smaller with --data.size") from None
+
+
+def _free_memory() -> float:
+    """Bytes of memory that are free; without an answer from the system, as many as one asks for."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
