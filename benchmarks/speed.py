@@ -31,8 +31,10 @@ from glows import SHAPE, Contender, bare, fvae_glow, network_weights, peers, pre
 from torch import Tensor, nn
 
 import fvae.flows
+from fvae import fit_actnorms
 from fvae.files import replacing, write_text
 from fvae.memory import keep_freed_memory
+from fvae.recipes import f_vae
 
 COLOURS = {"limit": "#bdbdbd", "networks": "#bdbdbd", "peer": "#737373", "fvae": "#d95f02"}
 
@@ -49,6 +51,7 @@ class Size(NamedTuple):
 
 
 SIZES = {"cpu": [Size(8, 256, 16)], "cuda": [Size(32, 512, 64), Size(32, 512, 256)]}
+PUBLISHED = {"blocks": 12, "hidden": 0, "depth": 12, "width": 256, "mixing": "shuffle", "coupling": "additive"}
 DEEP, SHALLOW = Size(32, 512, 32), Size(8, 512, 32)  # where memory is measured
 
 
@@ -246,6 +249,21 @@ def memory(device: str, rounds: int) -> Iterator[Table]:
         yield Table(f"Forward and backward: {size}", rows)
 
 
+def published(device: str, rounds: int) -> Iterator[Table]:
+    """Training steps of f-VAE as its author published it, on 64x64 and on 128x128 images (Su & Wu, 2018)."""
+    batch = 4 if device == "cpu" else 32
+    rows = []
+    for side, squeezes, levels in ((64, 2, 3), (128, 3, 4)):
+        x = torch.randint(256, (batch, 3, side, side), device=device).float()
+        model = f_vae((3, side, side), squeezes=squeezes, levels=levels, **PUBLISHED).to(device)
+        fit_actnorms(model, x)
+        name, loss = f"f_vae {side}x{side}", lambda x, m=model: m(x).loss()
+        contender = Contender(name, "fvae", model, loss, model.encode, model.sample)
+        (row,) = timed([(contender, training(contender, x))], rounds, device)
+        rows.append(Row(contender, {**row.figures, "images/s": 1e3 * batch / row.figures["ms"]}))
+    yield Table(f"Training step of the published f-VAE: batch {batch}", rows)
+
+
 def bf16(device: str, rounds: int) -> Iterator[Table]:
     """fvae with and without autocast to bfloat16, where the processor computes in it."""
     if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -257,7 +275,7 @@ def bf16(device: str, rounds: int) -> Iterator[Table]:
         yield Table(f"Training step in bfloat16: {size}", timed(runs, rounds, device))
 
 
-SECTIONS = {f.__name__: f for f in (train, sample, encode, memory, bf16)}
+SECTIONS = {f.__name__: f for f in (train, sample, encode, memory, published, bf16)}
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> str:
