@@ -10,6 +10,7 @@ in float32.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,30 @@ def present(cond: tuple) -> list:
     return [c for c in cond if c is not None]
 
 
-class Split(nn.Module):
+class Explicit(nn.Module):
+    """A ``Params`` that may have its gradient by hand: where ``runs``, ``run`` and ``pull`` do what autograd would.
+
+    Both are for a condition with the channels last, (B, *, C), as are mean and log_std.
+    """
+
+    net: Any
+
+    def runs(self, near: Tensor) -> bool:
+        """Whether autograd may be left out: not in a class with another ``forward``, and not where hooks wait."""
+        forward, run = (next(c for c in type(self).__mro__ if name in vars(c)) for name in ("forward", "run"))
+        hooked = self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks
+        return forward is run and not hooked and hasattr(self.net, "runs") and self.net.runs(near)
+
+    def run(self, near: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """mean, log_std, and what ``pull`` needs."""
+        raise NotImplementedError
+
+    def pull(self, dmean: Tensor, dlog_std: Tensor, saved: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The gradients of the condition and of each parameter."""
+        raise NotImplementedError
+
+
+class Split(Explicit):
     """Both from one network: its output's channels are ``(mean, s)``, log_std = bound tanh(s / bound).
 
     ``net(*cond) -> (B, 2C, *)`` gives ``mean`` and ``log_std`` of ``(B, C, *)``.
@@ -46,8 +70,20 @@ class Split(nn.Module):
         mean, s = wide(self.net(*present(cond))).chunk(2, dim=1)
         return mean, self.bound * torch.tanh(s / self.bound)
 
+    def run(self, near: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """mean, log_std, and what ``pull`` needs."""
+        out, saved = self.net.run(near)
+        mean, s = out.chunk(2, -1)
+        t = torch.tanh(s / self.bound)
+        return mean, self.bound * t, [t, *saved]
 
-class MeanOnly(nn.Module):
+    def pull(self, dmean: Tensor, dlog_std: Tensor, saved: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The gradients of the condition and of each parameter."""
+        t, *saved = saved
+        return self.net.pull(torch.cat([dmean, dlog_std * (1 - t.square())], -1), saved)
+
+
+class MeanOnly(Explicit):
     """The mean from a network and std = 1: additive coupling, class priors. ``net(*cond) -> (B, C, *)``."""
 
     log_std: Tensor
@@ -59,6 +95,15 @@ class MeanOnly(nn.Module):
 
     def forward(self, *cond) -> Pair:
         return wide(self.net(*present(cond))), self.log_std
+
+    def run(self, near: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """mean, log_std, and what ``pull`` needs."""
+        mean, saved = self.net.run(near)
+        return mean, self.log_std, saved
+
+    def pull(self, dmean: Tensor, dlog_std: Tensor, saved: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The gradients of the condition and of each parameter."""
+        return self.net.pull(dmean, saved)
 
 
 class SharedStd(nn.Module):

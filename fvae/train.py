@@ -276,7 +276,7 @@ def compiled(model: nn.Module) -> Callable:
     if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
         raise UserError("--train.compile: expected a C++ compiler on this machine (g++ or clang++), found none")
     mode = "reduce-overhead" if torch.cuda.is_available() else "default"
-    return torch.compile(model.forward, fullgraph=True, mode=mode)
+    return torch.compile(model.forward, fullgraph=True, dynamic=False, mode=mode)
 
 
 class WholeFiles(TorchCheckpointIO):

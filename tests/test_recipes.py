@@ -373,6 +373,7 @@ def test_sizes_count_squeezes_and_levels():
 def test_the_largest_recipe_compiles_for_real():
     """Inductor's f_vae gives the terms of the plain one: once, since generating code takes half a minute."""
     torch.manual_seed(0)
+    torch._dynamo.reset()  # of the shapes of other tests
     model = RECIPES["f_vae"]((1, 8, 8), squeezes=1, blocks=1, levels=2, depth=1, width=8)
     x, u = torch.randint(0, 256, (4, 1, 8, 8)), model.noise(4)
     for a, b in zip(model(x, u=u), torch.compile(model, fullgraph=True)(x, u=u), strict=True):

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.function import once_differentiable
 
 from fvae.atoms import total
 from fvae.flows.affine import ActNorm
@@ -19,7 +21,7 @@ from fvae.flows.base import Chain, Flow
 from fvae.flows.coupling import Coupling
 from fvae.flows.linear import InvertibleConv, inverse_product, product
 from fvae.flows.reshape import Permute
-from fvae.params import without_autocast
+from fvae.params import Explicit, without_autocast
 
 
 class Given(NamedTuple):
@@ -112,7 +114,7 @@ class Steps(Chain):
         goes unnoticed.
         """
         given = self.given()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(map(is_dual, given)):
             return make(given)
         if make not in self.known or not all(map(same, self.known[make][0], given)):
             self.known[make] = given, make(given)
@@ -122,8 +124,8 @@ class Steps(Chain):
         if not self.together:
             return super().forward(x, cond)
         maps, logdet = self.made(assemble)
-        along = along_reversible if self.reversible and torch.is_grad_enabled() else along_steps
-        z, scale = along(self, maps, x.movedim(1, -1), cond)
+        h = x.movedim(1, -1)
+        z, scale = way(self, h, cond)(self, maps, h, cond)
         return z.movedim(-1, 1), scale + logdet * x[0, 0].numel()
 
     def inverse(self, z, cond=None):
@@ -136,6 +138,11 @@ class Steps(Chain):
             mean, log_std = params(coupling, h1, cond)
             h = maps.apply(k, torch.cat([h1, (h2 - mean) * torch.exp(-log_std)], -1))
         return h.movedim(-1, 1)
+
+
+def is_dual(a: Tensor | None) -> bool:
+    """Whether a forward-mode derivative rides on it."""
+    return a is not None and a.is_floating_point() and unpack_dual(a).tangent is not None
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
@@ -152,7 +159,8 @@ def halves(coupling: Coupling, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def params(coupling: Coupling, h1: Tensor, cond: Any) -> list[Tensor]:
     """The coupling's mean and log_std, channels last."""
-    return [a.movedim(1, -1) if a.dim() else a for a in coupling.params(h1.movedim(-1, 1), cond)]
+    found = coupling.params(h1.movedim(-1, 1), cond)
+    return [a[(None,) * (h1.dim() - a.dim())].movedim(1, -1) for a in found]  # they need only broadcast
 
 
 def along_steps(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
@@ -166,74 +174,169 @@ def along_steps(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor,
     return h, total(scales.expand_as(h2))
 
 
-def along_reversible(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-    """``along_steps``, with the steps' activations recomputed in backpropagation."""
+def way(steps: Steps, h: Tensor, cond: Any) -> Callable:
+    """By hand where gradients are wanted and every coupling can, or where activations are recomputed."""
+    if not torch.is_grad_enabled():
+        return along_steps
+    if steps.reversible and (cond is None or isinstance(cond, Tensor)):
+        return along_reversible
+    by_hand = cond is None and all(explicit(coupling, h) for coupling in steps.couplings)
+    return along_kept if by_hand else along_steps
+
+
+def explicit(coupling: Coupling, h: Tensor) -> bool:
+    return isinstance(coupling.params, Explicit) and coupling.params.runs(h[..., : coupling.keep])
+
+
+def along_kept(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+    """``along_steps``, with its gradient by hand: a level is one node for autograd, not K times fifty."""
     weights = [p for coupling in steps.couplings for p in coupling.parameters()]
-    return Recomputed.apply(steps, maps.orders, cond, h, *maps.weights, *maps.shifts, *weights)
+    return Kept.apply(steps, maps.orders, h, *maps.weights, *maps.shifts, *weights)
+
+
+class Kept(torch.autograd.Function):
+    """``along_steps`` and its gradient, for couplings that have theirs by hand."""
+
+    @staticmethod
+    def forward(ctx, steps, orders, h, *tensors):
+        n = len(steps.couplings)
+        maps = Maps(tensors[:n], tensors[n : 2 * n], orders)
+        scales: Any = 0.0
+        kept: list[Tensor] = []
+        ctx.counts = []
+        for k, coupling in enumerate(steps.couplings):
+            y1, y2 = halves(coupling, maps.apply(k, h))
+            mean, log_std, saved = coupling.params.run(y1)
+            std = torch.exp(log_std)
+            kept += [h, y2, std, *saved]
+            ctx.counts.append(len(saved) + 3)
+            h = torch.cat([y1, torch.addcmul(mean, y2, std)], -1)
+            scales = scales + log_std
+        ctx.steps, ctx.orders = steps, orders
+        ctx.save_for_backward(*tensors[:n], *kept)
+        return h, total(scales.expand_as(y2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dz, dscale):
+        couplings = ctx.steps.couplings
+        n = len(couplings)
+        kept = list(ctx.saved_tensors)
+        weights, kept = kept[:n], kept[n:]
+        dweights, dshifts = [], []
+        dnetworks: list[Tensor | None] = []
+        dscale = dscale.view(-1, *(1 for _ in dz.shape[1:]))
+        for k in reversed(range(n)):
+            x, y2, std, *saved = kept[len(kept) - ctx.counts[k] :]
+            del kept[len(kept) - ctx.counts[k] :]
+            dz1, dz2 = halves(couplings[k], dz)
+            dy2 = dz2 * std
+            dy1, gradients = couplings[k].params.pull(dz2, torch.addcmul(dscale, dy2, y2), saved)
+            dnetworks[:0] = gradients
+            dy = torch.cat([dz1 + dy1, dy2], -1)
+            dz, dweight, dshift = map_backward(dy, x, weights[k], None if ctx.orders is None else ctx.orders[k])
+            dweights.append(dweight)
+            dshifts.append(dshift)
+        return None, None, dz, *dweights[::-1], *dshifts[::-1], *dnetworks
+
+
+def map_backward(dy: Tensor, x: Tensor, weight: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a map's input, weight and shift."""
+    flat, rest = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    if order is None:
+        return (flat @ weight).view(dy.shape), flat.T @ rest, flat.sum(0)
+    dweight = (flat * rest.index_select(-1, order)).sum(0)
+    return (dy * weight).index_select(-1, order.argsort()), dweight, flat.sum(0)
+
+
+class Tape:
+    """Where backpropagation is in a level: the output of the step that comes next, and the way back of all."""
+
+    z: Tensor
+    back: Maps
+
+
+def along_reversible(steps: Steps, maps: Maps, h: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+    """``along_steps``, with the steps' activations recomputed in backpropagation.
+
+    A node a step, so that each one's gradients reach the parameters, and their memory is free again, before the next
+    one's are computed.
+    """
+    tape, scale = Tape(), torch.zeros(())
+    for k, coupling in enumerate(steps.couplings):
+        order = None if maps.orders is None else maps.orders[k]
+        h, change = Recomputed.apply(
+            steps, k, tape, cond, h, maps.weights[k], maps.shifts[k], order, *coupling.parameters()
+        )
+        scale = change if k == 0 else scale + change
+    return h, scale
 
 
 class Recomputed(torch.autograd.Function):
-    """``along_steps`` that keeps its output and recomputes its inputs from it, step by step, last to first.
+    """One of ``Steps``, which computes its input again from its output, and hands it on to the step before.
 
-    Every parameter is an input, so that gradients go the way that hooks on parameters (several devices) expect. Drift
-    begins anew at each level, whose output is kept.
+    Only the last step's output is kept: drift begins anew at each level.
     """
 
     @staticmethod
-    def forward(ctx, steps, orders, cond, h, *tensors):
-        n = len(steps.couplings)
-        maps = Maps(tensors[:n], tensors[n : 2 * n], orders)
-        z, scale = along_steps(steps, maps, h, cond)
+    def forward(ctx, steps, k, tape, cond, h, weight, shift, order, *parameters):
+        coupling = steps.couplings[k]
+        maps = Maps((weight,), (shift,), None if order is None else (order,))
+        h1, h2 = halves(coupling, maps.apply(0, h))
+        mean, log_std = params(coupling, h1, cond)
+        z = torch.cat([h1, torch.addcmul(mean, h2, torch.exp(log_std))], -1)
         kind = h.device.type
         ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        ctx.steps, ctx.orders = steps, orders
-        ctx.save_for_backward(z, cond, *tensors)
-        return z, scale
+        ctx.steps, ctx.k, ctx.tape = steps, k, tape
+        last = k == len(steps.couplings) - 1
+        # parameters are kept so that a change of one before backpropagation is noticed
+        maps_of = [p for flow in steps.flows for p in flow.parameters()] if last else parameters
+        ctx.save_for_backward(z if last else None, cond, weight, order, *maps_of)
+        return z, total(log_std.expand_as(h2))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dz, dscale):
-        z, cond, *tensors = ctx.saved_tensors
-        n = len(ctx.steps.couplings)
-        weights, networks = tensors[:n], tensors[2 * n :]
-        back = ctx.steps.made(invert)
-        dweights, dshifts = [], []
-        dnetworks: list[Tensor | None] = []
-        dcond = None
-        dscale = dscale.view(-1, *(1 for _ in z.shape[1:]))
+        z, cond, weight, order, *_ = ctx.saved_tensors
+        if z is not None:
+            ctx.tape.z, ctx.tape.back = z, ctx.steps.made(invert)
+        z, coupling = ctx.tape.z, ctx.steps.couplings[ctx.k]
         kind, dtype, enabled = ctx.autocast
-        for k, coupling in reversed(list(enumerate(ctx.steps.couplings))):
-            # the coupling: z2 = mean + std y2, with its network run again
-            z1, z2 = halves(coupling, z)
-            dz1, dz2 = halves(coupling, dz)
-            own = [p for p in coupling.parameters() if p.requires_grad]
-            with torch.enable_grad(), torch.autocast(kind, dtype=dtype, enabled=enabled):
-                z1 = z1.detach().requires_grad_()
-                given = None if cond is None else cond.detach().requires_grad_()
-                mean, log_std = params(coupling, z1, given)
-            moved = z2 - mean.detach()
-            std = torch.exp(log_std.detach())
-            y = torch.cat([z1.detach(), moved / std], -1)
-            outs = [(mean, dz2), (log_std, dz2 * moved + dscale)]
-            outs = [(out, grad.sum_to_size(out.shape)) for out, grad in outs if out.requires_grad]
-            ins = [z1, *own] + ([] if given is None else [given])
-            grads = torch.autograd.grad([o for o, _ in outs], ins, [g for _, g in outs], allow_unused=True)
-            dnetworks[:0] = grads[1 : 1 + len(own)]
-            if given is not None and grads[-1] is not None:
-                dcond = grads[-1] if dcond is None else dcond + grads[-1]
-            dy = torch.cat([dz1 if grads[0] is None else dz1 + grads[0], dz2 * std], -1)
-            # the map: y = W x + b
-            z = back.apply(k, y)
-            flat, rest = dy.flatten(0, -2), z.flatten(0, -2)
-            dshifts.append(flat.sum(0))
-            if ctx.orders is None:
-                dweights.append(flat.T @ rest)
-                dz = (flat @ weights[k]).view(dy.shape)
-            else:
-                dweights.append((flat * rest.index_select(-1, ctx.orders[k])).sum(0))
-                dz = (dy * weights[k]).index_select(-1, back.orders[k])
-        found = iter(dnetworks)
-        dnetworks = [next(found) if p.requires_grad else None for p in networks]
-        return None, None, dcond, dz, *dweights[::-1], *dshifts[::-1], *dnetworks
+        z1, z2 = halves(coupling, z)
+        dz1, dz2 = halves(coupling, dz)
+        with torch.autocast(kind, dtype=dtype, enabled=enabled):
+            mean, log_std, pull = again(coupling, z1, cond)
+        moved, std = z2 - mean, torch.exp(log_std)
+        x = ctx.tape.back.apply(ctx.k, torch.cat([z1, moved / std], -1))
+        dscale = dscale.view(-1, *(1 for _ in z.shape[1:]))
+        dz1_more, gradients, dcond = pull(dz2, dz2 * moved + dscale)
+        dy = torch.cat([dz1 + dz1_more, dz2 * std], -1)
+        dx, dweight, dshift = map_backward(dy, x, weight, order)
+        ctx.tape.z = x
+        return None, None, None, dcond, dx, dweight, dshift, None, *gradients
+
+
+def again(coupling: Coupling, h1: Tensor, cond: Any) -> tuple[Tensor, Tensor, Callable]:
+    """The coupling's mean and log_std, and their pull: to the gradients of h1, of each parameter and of cond."""
+    by_hand: Any = coupling.params
+    if cond is None and explicit(coupling, h1):
+        mean, log_std, saved = by_hand.run(h1)
+        return mean, log_std, lambda dmean, dlog_std: (*by_hand.pull(dmean, dlog_std, saved), None)
+    own = list(coupling.parameters())
+    with torch.enable_grad():
+        h1 = h1.detach().requires_grad_()
+        given = None if cond is None else cond.detach().requires_grad_(cond.requires_grad)
+        outs = params(coupling, h1, given)
+
+    def pull(*gradients: Tensor) -> tuple[Any, list, Any]:
+        ins = [a for a in (h1, *own, given) if a is not None and a.requires_grad]
+        pairs = [(out, d.sum_to_size(out.shape)) for out, d in zip(outs, gradients, strict=True) if out.requires_grad]
+        found = torch.autograd.grad([o for o, _ in pairs], ins, [d for _, d in pairs], allow_unused=True)
+        by_input = {id(a): d for a, d in zip(ins, found, strict=True)}
+        dh1 = by_input[id(h1)]
+        return 0.0 if dh1 is None else dh1, [by_input.get(id(p)) for p in own], by_input.get(id(given))
+
+    return outs[0].detach(), outs[1].detach(), pull
 
 
 def all_steps(model: nn.Module) -> list[Steps]:
