@@ -436,7 +436,7 @@ def edit_in_place(model: LatentModel, x: Tensor) -> None:
 
 
 def edit_one_number(model: LatentModel, x: Tensor) -> None:
-    next(m for m in model.modules() if isinstance(m, ActNorm)).params.mean.data.flatten()[1:2].add_(0.5)
+    next(m for m in model.modules() if isinstance(m, Steps)).flows[-3].params.mean.data[1].add_(0.5)  # of the last step
 
 
 def another_tensor(model: LatentModel, x: Tensor) -> None:
@@ -672,20 +672,45 @@ def watch(coupling: Coupling) -> None:
     coupling.params.net.register_forward_hook(lambda net, args, z: z.sin())
 
 
-EDITS = [double, append, replace, normalise, watch]
+def enlarge(coupling: Coupling) -> None:
+    coupling.params.net[1] = perturb(Conv2d(6, 6, 3, relu=True))
 
 
+def bare(coupling: Coupling) -> None:
+    coupling.params.net[1] = perturb(Conv2d(6, 6, 1, bias=False, relu=True))
+
+
+EDITS = [double, append, replace, normalise, watch, enlarge, bare]
+
+
+@pytest.mark.parametrize("which", [slice(None), slice(1, 2)], ids=["all", "one"])
 @pytest.mark.parametrize("edit", EDITS, ids=[f.__name__ for f in EDITS])
-def test_networks_that_were_changed(edit, float64):
+def test_networks_that_were_changed(edit, which, float64):
     """Someone's own ``Params``, layers, parametrisations and hooks count, by every way."""
     flow, x = together(3, (4, 3, 2)), torch.randn(3, 4, 3, 2, requires_grad=True)
-    for coupling in flow.couplings:
+    for coupling in flow.couplings[which]:
         edit(coupling)
     check_gradients(flow, lambda: gradients(flow, density(flow, x), (x,)))
-    with plain(flow):
-        z, logdet = flow(x)
-    torch.testing.assert_close(flow(x), (z, logdet))
-    torch.testing.assert_close(flow.inverse(z), x)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            with plain(flow):
+                z, logdet = flow(x)
+            torch.testing.assert_close(flow(x), (z, logdet))
+            torch.testing.assert_close(flow.inverse(z), x)
+
+
+def test_a_condition_that_networks_do_not_take():
+    """It is never left out in silence, as it isn't when flows run one by one."""
+    flow, x, cond = together(3, (4, 3, 2)), torch.randn(3, 4, 3, 2), torch.randn(3, 3)
+
+    def run() -> dict[str, Tensor]:
+        with pytest.raises(TypeError):
+            flow(x, cond)
+        return {}
+
+    with one_by_one(flow):
+        run()
+    kept_and_recomputed(flow, run)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (4, 5, 4)], ids=["dense", "layer by layer"])
@@ -841,6 +866,35 @@ def test_second_derivatives_are_right_or_refused(by_hand, reversible, float64):
             run()
     else:
         assert difference(run(), expected) < 1e-10
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["with gradients", "without"])
+@kept_or_recomputed
+@every_network
+def test_transforms_are_right_or_refused(by_hand, reversible, grad, float64):
+    """torch.func's map over weights and its Jacobian are right, or an error says what isn't there; nothing is left."""
+    flow, x = small(by_hand)
+    x = x.detach()
+    weights = {name: torch.stack([p.detach(), 1.1 * p.detach()]) for name, p in flow.named_parameters()}
+
+    def mapped() -> Tensor:
+        return vmap(lambda p: functional_call(flow, p, (x,))[0])(weights)
+
+    def jacobian() -> Tensor:
+        return jacrev(lambda a: flow(a)[0].sum(0))(x)
+
+    with plain(flow):
+        expected = mapped(), jacobian(), flow(x)
+    set_reversible(flow, reversible)
+    with torch.set_grad_enabled(grad):
+        for run, right in zip((mapped, jacobian), expected[:2], strict=True):
+            try:
+                found = run()
+            except RuntimeError as error:
+                assert "functorch" in str(error) or "Batching rule not implemented" in str(error)
+            else:
+                torch.testing.assert_close(found, right)
+            torch.testing.assert_close(flow(x), expected[2])
 
 
 @pytest.mark.parametrize("which", ["mean", "log_std", "lu", "net", "net.1.weight"])
