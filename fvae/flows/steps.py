@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.function import once_differentiable
 
 from fvae.atoms import total
@@ -107,6 +106,12 @@ class Steps(Chain):
         lu, signs = (torch.stack([getattr(m, name) for m in mixings]) for name in ("lu", "signs"))
         return Given(mean, log_std, order, lu, signs)
 
+    def own(self) -> bool:
+        """Whether it runs on its own parameters, and not on what torch.func has put in their places."""
+        norms, mixings = self.flows[0::3], self.flows[1::3]
+        places = [getattr(n.params, name) for n in norms for name in ("mean", "log_std")]
+        return all(isinstance(p, nn.Parameter) for p in places + [m.lu for m in mixings if hasattr(m, "lu")])
+
     def made(self, make: Callable) -> Any:
         """``make(given)``; without gradients, what was made before is kept until a parameter has another value.
 
@@ -114,7 +119,7 @@ class Steps(Chain):
         goes unnoticed.
         """
         given = self.given()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(map(is_dual, given)):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.own():
             return make(given)
         if make not in self.known or not all(map(same, self.known[make][0], given)):
             self.known[make] = given, make(given)
@@ -138,11 +143,6 @@ class Steps(Chain):
             mean, log_std = params(coupling, h1, cond)
             h = maps.apply(k, torch.cat([h1, (h2 - mean) * torch.exp(-log_std)], -1))
         return h.movedim(-1, 1)
-
-
-def is_dual(a: Tensor | None) -> bool:
-    """Whether a forward-mode derivative rides on it."""
-    return a is not None and a.is_floating_point() and unpack_dual(a).tangent is not None
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
