@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -62,7 +62,7 @@ class Contender:
     pixels: np.ndarray
     batch: int
     steps: int
-    around: Callable[[LatentModel], object] = lambda model: nullcontext()
+    around: Callable[[LatentModel], AbstractContextManager[None]] = lambda model: nullcontext()
 
 
 def run(contender: Contender) -> list[float]:
@@ -72,7 +72,7 @@ def run(contender: Contender) -> list[float]:
     images = Images(contender.pixels, [""] * len(contender.pixels), None, [])
     settings = TrainSettings(steps=contender.steps, batch_size=contender.batch, every=10**6, test_images=8)
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, contender.around(model):  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder, contender.around(model):
         train(model, images, images, Path(folder), settings, progress=clock, report=lambda line: None)
     return clock.steps()
 

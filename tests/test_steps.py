@@ -37,7 +37,7 @@ from fvae.flows import (
 from fvae.flows import steps as steps_module
 from fvae.nets import products
 from fvae.nets.conv import coupling_net
-from fvae.nets.products import Conv2d, Fold, Unfold, fold, neighbours, unfold
+from fvae.nets.products import Conv2d, Linear, fold, neighbours, unfold
 from fvae.params import MeanOnly, Split
 from fvae.recipes import RECIPES
 
@@ -204,9 +204,9 @@ def test_fold_is_the_adjoint_of_unfold(shape, float64):
     for layout in LAYOUTS.values():
         x = layout(b, c, h, w).permute(0, 2, 3, 1)
         torch.testing.assert_close((fold(a) * x).sum(), (a * unfold(x)).sum(), rtol=1e-12, atol=1e-12)
-    for f, x in ((Unfold.apply, torch.randn(shape)), (Fold.apply, a)):
-        x = x.requires_grad_()
-        assert gradcheck(f, x, fast_mode=True) and gradgradcheck(f, x, fast_mode=True)
+    for way, adjoint, x in ((unfold, fold, torch.randn(shape)), (fold, unfold, a)):
+        inputs = (x.requires_grad_(), way, adjoint)
+        assert gradcheck(Linear.apply, inputs, fast_mode=True) and gradgradcheck(Linear.apply, inputs, fast_mode=True)
 
 
 def test_unfold_takes_neighbours(float64):

@@ -36,40 +36,22 @@ def fold(a: Tensor) -> Tensor:
     return out[:, 1:-1, 1:-1]
 
 
-class Unfold(torch.autograd.Function):
-    """``unfold``, whose adjoint is ``fold``."""
+class Linear(torch.autograd.Function):
+    """A linear map of one tensor, such as ``unfold``, with its ``adjoint``, such as ``fold``, as its gradient."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a):
-        return unfold(a)
+    def forward(a, way, adjoint):
+        return way(a)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        _, ctx.way, ctx.adjoint = inputs
 
     @staticmethod
     def backward(ctx, grad):
-        return Fold.apply(grad)
-
-
-class Fold(torch.autograd.Function):
-    """``fold``, whose adjoint is ``unfold``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a):
-        return fold(a)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, grad):
-        return Unfold.apply(grad)
+        return Linear.apply(grad, ctx.adjoint, ctx.way), None, None
 
 
 def three_products(u: Tensor, first: Tensor, a: Tensor, middle: Tensor, b: Tensor, last: Tensor) -> list[Tensor]:
@@ -160,7 +142,7 @@ class Conv2d(nn.Conv2d):
         if places <= 16 and places * places * c_in * c_out <= DENSE:
             return self.dense(near)
         if 32 * c_in <= c_out:
-            return self.product(Unfold.apply(near), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+            return self.product(Linear.apply(near, unfold, fold), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
         return self.ended(super().forward(near.contiguous().permute(0, 3, 1, 2)))
 
     def ended(self, a: Tensor) -> Tensor:
@@ -174,7 +156,8 @@ class Conv2d(nn.Conv2d):
     def dense(self, a: Tensor) -> Tensor:
         """One matrix from the whole image to the whole image."""
         b, h, w, _ = a.shape
-        z = self.ended(F.linear(a.reshape(b, -1), self.matrix(h, w).T, self.biases(h * w)))
+        bias = None if self.bias is None else self.bias.repeat(h * w)
+        z = self.ended(F.linear(a.reshape(b, -1), self.matrix(h, w).T, bias))
         return z.view(b, h, w, -1).permute(0, 3, 1, 2)
 
     def matrix(self, h: int, w: int) -> Tensor:
@@ -190,9 +173,6 @@ class Conv2d(nn.Conv2d):
         apart = gradient.view(h * w, c_in, h * w, c_out).transpose(1, 2).reshape(-1, c_in * c_out)
         taps = neighbours(h, w, gradient.dtype, gradient.device).T @ apart
         return taps.view(3, 3, c_in, c_out).permute(3, 2, 0, 1)
-
-    def biases(self, places: int) -> Tensor | None:
-        return None if self.bias is None else self.bias.expand(places, -1).flatten()
 
 
 class CouplingNet(nn.Sequential):
