@@ -1,7 +1,4 @@
-"""What is computed faster is the same: convolutions as products, Glow's steps together, activations recomputed.
-
-What it is compared with is the plain implementation: torch's own convolutions, and one flow after the other.
-"""
+"""Glow's steps together are the same: one flow after the other, of torch's own convolutions; kept or recomputed."""
 
 import copy
 import itertools
@@ -12,12 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
-from conftest import perturb
-from plain import convolution, plain
+from conftest import EDITS, perturb, spied
+from plain import plain
 from test_flows import Net
 from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, jacrev, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -37,14 +32,15 @@ from fvae.flows import (
 from fvae.flows import steps as steps_module
 from fvae.nets import products
 from fvae.nets.conv import coupling_net
-from fvae.nets.products import Conv2d, Linear, fold, neighbours, unfold
 from fvae.params import MeanOnly, Split
 from fvae.recipes import RECIPES
 
-SMALL = {
-    "glow": {"levels": 2, "depth": 2, "width": 8},
-    "f_vae": {"squeezes": 1, "blocks": 1, "hidden": 8, "levels": 2, "depth": 2, "width": 8},
+SMALL = {  # of one channel, affine couplings are by hand in the first level, and layer by layer in the second
+    "glow": {"levels": 2, "depth": 2, "width": 32},
+    "f_vae": {"squeezes": 1, "blocks": 1, "hidden": 8, "levels": 2, "depth": 2, "width": 32},
 }
+BY_HAND, BY_LAYER = 8, 2  # times that a network is wider than what leaves it, to run so on few values
+every_way = pytest.mark.parametrize("times", [BY_HAND, BY_LAYER], ids=["by hand", "layer by layer"])
 
 
 def together(
@@ -52,11 +48,12 @@ def together(
     shape: tuple[int, ...],
     params: Callable[[int, int], nn.Module] | None = None,
     mixing: Callable[[int], nn.Module] = InvertibleConv,
+    times: int = BY_HAND,
 ) -> Steps:
-    """k perturbed steps; ``params(keep, moved)`` is a coupling's, by default affine."""
+    """k perturbed steps; ``params(keep, moved)`` is a coupling's, by default affine of nets ``times`` as wide."""
     c = shape[0]
     keep, moved = c // 2, c - c // 2
-    make = params or (lambda keep, moved: Split(coupling_net(keep, 2 * moved, 6)))
+    make = params or (lambda keep, moved: Split(coupling_net(keep, 2 * moved, times * 2 * moved)))
     return perturb(
         Steps(*(f for _ in range(k) for f in (ActNorm(shape), mixing(c), Coupling(make(keep, moved), keep))))
     )
@@ -87,213 +84,6 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-# Convolutions as products
-
-CONVOLUTIONS = {  # c_in, c_out, size, height, width; what computes it
-    "1x1": (5, 7, 1, 4, 6, {"product"}),
-    "1x1 of one place": (3, 4, 1, 1, 1, {"product"}),
-    "1x1 of one channel": (1, 6, 1, 5, 2, {"product"}),
-    "16 places": (3, 5, 3, 4, 4, {"dense"}),
-    "16 places in a row": (3, 2, 3, 1, 16, {"dense"}),
-    "8 places, widening": (1, 32, 3, 2, 4, {"dense"}),
-    "one place": (4, 3, 3, 1, 1, {"dense"}),
-    "a column of 3": (2, 2, 3, 3, 1, {"dense"}),
-    "16 places, too many channels": (32, 33, 3, 4, 4, {"library"}),
-    "widening": (2, 64, 3, 5, 6, {"unfold", "product"}),
-    "widening, one high": (1, 33, 3, 1, 17, {"unfold", "product"}),
-    "widening, one wide": (1, 32, 3, 18, 1, {"unfold", "product"}),
-    "narrowing": (64, 2, 3, 5, 6, {"library"}),
-    "neither": (5, 5, 3, 6, 3, {"library"}),
-    "neither, one high": (5, 4, 3, 1, 20, {"library"}),
-}
-every_convolution = pytest.mark.parametrize(
-    ("c_in", "c_out", "size", "h", "w", "ways"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys()
-)
-LAYOUTS: dict[str, Callable[[int, int, int, int], Tensor]] = {
-    "channels first": torch.randn,
-    "channels last": lambda b, c, h, w: torch.randn(b, h, w, c).permute(0, 3, 1, 2),
-    "channels of more": lambda b, c, h, w: torch.randn(b, h, w, 2 * c + 1).permute(0, 3, 1, 2)[:, c : 2 * c],
-    "columns first": lambda b, c, h, w: torch.randn(b, c, w, h).transpose(2, 3),
-    "columns before channels": lambda b, c, h, w: torch.randn(b, w, c, h).permute(0, 2, 3, 1),
-    "every second row": lambda b, c, h, w: torch.randn(b, c, 2 * h, w)[:, :, ::2],
-    "repeated": lambda b, c, h, w: torch.randn(b, c, 1, 1).expand(b, c, h, w),
-}
-
-
-def spied(patch: pytest.MonkeyPatch, owner: object, name: str, seen: list[str], label: str) -> None:
-    """Note ``label`` in ``seen`` at each call of owner.name."""
-    before = getattr(owner, name)
-
-    def spy(*args, **kwargs):
-        seen.append(label)
-        return before(*args, **kwargs)
-
-    patch.setattr(owner, name, spy)
-
-
-def ways_of(call: Callable[[], Tensor]) -> tuple[Tensor, set[str]]:
-    """What a call gives, and which ways to compute a convolution it went."""
-    seen: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        spied(patch, Conv2d, "product", seen, "product")
-        spied(patch, Conv2d, "dense", seen, "dense")
-        spied(patch, nn.Conv2d, "forward", seen, "library")
-        spied(patch, products, "unfold", seen, "unfold")
-        spied(patch, products, "fold", seen, "fold")
-        spied(patch, products, "three_products", seen, "three")
-        return call(), set(seen)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-@every_convolution
-def test_a_convolution_is_torchs(c_in, c_out, size, h, w, ways, layout, float64):
-    """Value and gradients of x, weight and bias are those of nn.Conv2d, whatever x's memory; each by its way."""
-    x = layout(3, c_in, h, w).requires_grad_()
-    for bias, relu in itertools.product((True, False), (True, False)):
-        conv = Conv2d(c_in, c_out, size, bias=bias, relu=relu)
-        z, went = ways_of(lambda conv=conv: conv(x))
-        expected = convolution(conv, x)
-        assert went == ways and z.shape == expected.shape
-        torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
-        of = [x, *conv.parameters()]
-        assert len(of) == 2 + bias
-        towards = layout(*z.shape)
-        found, gradients = (torch.autograd.grad(a, of, towards) for a in (z, expected))
-        for a, b in zip(found, gradients, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
-@every_convolution
-def test_a_convolution_under_transforms(c_in, c_out, size, h, w, ways, float64):
-    """torch.func's Jacobian, and its map over batches and over weights, are those of torch's convolution."""
-    conv = Conv2d(c_in, c_out, size, relu=True)
-    x, few = torch.randn(2, 2, c_in, h, w), torch.randn(1, c_in, 1, w)
-    torch.testing.assert_close(vmap(conv)(x), torch.stack([convolution(conv, a) for a in x]))
-    weights = {name: torch.stack([p.detach(), -2 * p.detach()]) for name, p in conv.named_parameters()}
-    found = vmap(lambda p, a: functional_call(conv, p, (a,)))(weights, x)
-    for i, a in enumerate(x):
-        z = F.conv2d(a, weights["weight"][i], weights["bias"][i], padding=size // 2).relu()
-        torch.testing.assert_close(found[i], z)
-    found, expected = (jacrev(f)(few) for f in (conv, lambda a: convolution(conv, a)))
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("c_in", "c_out", "size", "h", "w", "ways"),
-    [(2, 3, 1, 2, 1, {"product"}), (1, 2, 3, 2, 2, {"dense"}), (1, 32, 3, 17, 1, {"unfold", "product"})],
-    ids=["1x1", "dense", "unfold"],
-)
-def test_second_derivatives_of_a_convolution(c_in, c_out, size, h, w, ways, float64):
-    """First and second derivatives in x, weight and bias are the finite differences."""
-    conv = Conv2d(c_in, c_out, size)
-    x = torch.randn(1, c_in, h, w, requires_grad=True)
-
-    def f(x, weight, bias):
-        return functional_call(conv, {"weight": weight, "bias": bias}, (x,))
-
-    assert ways_of(lambda: conv(x))[1] == ways
-    inputs = (x, *(p.detach().clone().requires_grad_() for p in conv.parameters()))
-    assert gradcheck(f, inputs, fast_mode=True) and gradgradcheck(f, inputs, fast_mode=True)
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 5, 3), (1, 1, 7, 2), (3, 6, 1, 1), (2, 1, 1, 4)])
-def test_fold_is_the_adjoint_of_unfold(shape, float64):
-    """<fold(a), b> = <a, unfold(b)>, however b lies in memory; each is the other's gradient, both twice over."""
-    b, h, w, c = shape
-    a = torch.randn(b, h, w, 9 * c)
-    for layout in LAYOUTS.values():
-        x = layout(b, c, h, w).permute(0, 2, 3, 1)
-        torch.testing.assert_close((fold(a) * x).sum(), (a * unfold(x)).sum(), rtol=1e-12, atol=1e-12)
-    for way, adjoint, x in ((unfold, fold, torch.randn(shape)), (fold, unfold, a)):
-        inputs = (x.requires_grad_(), way, adjoint)
-        assert gradcheck(Linear.apply, inputs, fast_mode=True) and gradgradcheck(Linear.apply, inputs, fast_mode=True)
-
-
-def test_unfold_takes_neighbours(float64):
-    """Value 3 i + j of a place is the one i - 1 rows below and j - 1 columns to the right, 0 beyond the border."""
-    x = torch.randn(2, 3, 4, 5)
-    near = unfold(x).view(2, 3, 4, 3, 3, 5)
-    assert torch.equal(near[:, :, :, 1, 1], x)
-    assert torch.equal(near[:, 1:, :-1, 0, 2], x[:, :-1, 1:])
-    assert not near[:, 0, :, 0].any() and not near[:, :, -1, :, 2].any()
-
-
-@every_convolution
-@torch.no_grad()
-def test_a_convolution_under_autocast(c_in, c_out, size, h, w, ways):
-    """In bfloat16 autocast a convolution is bfloat16, to its rounding what it is in float32."""
-    conv, x = Conv2d(c_in, c_out, size), torch.randn(2, c_in, h, w)
-    with torch.autocast("cpu", torch.bfloat16):
-        z = conv(x)
-    assert z.dtype == torch.bfloat16
-    torch.testing.assert_close(z.float(), convolution(conv, x), rtol=0.02, atol=0.02)
-
-
-def test_what_inference_mode_leaves_behind(float64):
-    """After a first pass in inference mode training goes on, with the same gradients."""
-    conv, x = Conv2d(4, 3, 3), torch.randn(3, 4, 2, 3)
-    flow = together(2, (4, 2, 3))
-    neighbours.cache_clear()
-    with torch.inference_mode():
-        flow.inverse(flow(conv(x)[:, [0, 1, 2, 0]])[0])
-    torch.testing.assert_close(
-        torch.autograd.grad(conv(x).sum(), conv.weight), torch.autograd.grad(convolution(conv, x).sum(), conv.weight)
-    )
-    check_gradients(flow, lambda: gradients(flow, density(flow, x)))
-
-
-# Coupling networks
-
-NETWORKS = {  # c_in, c_out, width, batch, height, width; what computes it
-    "dense": (2, 4, 6, 5, 4, 4, {"three"}),
-    "dense, one place": (3, 2, 8, 3, 1, 1, {"three"}),
-    "unfolded": (1, 2, 40, 3, 5, 7, {"unfold", "three", "fold"}),
-    "unfolded, one high": (2, 1, 40, 9, 1, 17, {"unfold", "three", "fold"}),
-    "one by one": (3, 3, 8, 2, 5, 5, {"library", "product"}),
-    "small": (1, 1, 33, 1, 1, 17, {"unfold", "library", "product"}),
-}
-
-
-@pytest.mark.parametrize(("c_in", "c_out", "width", "b", "h", "w", "ways"), NETWORKS.values(), ids=NETWORKS.keys())
-def test_a_coupling_network_is_its_three_convolutions(c_in, c_out, width, b, h, w, ways, float64, monkeypatch):
-    """Value and gradients are those of torch's convolutions and ReLUs, over many blocks of rows; each by its way.
-
-    Whichever parameter is frozen, or x, the others have their gradients.
-    """
-    monkeypatch.setattr(products, "BLOCK", 2**8)
-    net = perturb(coupling_net(c_in, c_out, width))
-    x = torch.randn(b, h, w, c_in).permute(0, 3, 1, 2).requires_grad_()
-    z, went = ways_of(lambda: net(x))
-    with plain(net):
-        expected = net(x)
-    assert went == ways
-    torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
-    names = {"x": x, **dict(net.named_parameters())}
-    towards = torch.randn_like(z)
-    gradients = dict(zip(names, torch.autograd.grad(expected, list(names.values()), towards), strict=True))
-    for frozen in ("nothing", *names):
-        for name, a in names.items():
-            a.requires_grad_(name != frozen)
-            a.grad = None
-        net(x).backward(towards)
-        for name, a in names.items():
-            if name == frozen:
-                assert a.grad is None
-            else:
-                torch.testing.assert_close(a.grad, gradients[name], rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", ["dense", "unfolded"])
-def test_second_derivatives_of_a_coupling_network_are_refused(name, monkeypatch):
-    """Blocks of rows have no second derivative: asking for it raises."""
-    monkeypatch.setattr(products, "BLOCK", 2**8)
-    c_in, c_out, width, b, h, w, _ = NETWORKS[name]
-    net, x = perturb(coupling_net(c_in, c_out, width)), torch.randn(b, c_in, h, w, requires_grad=True)
-    (gradient,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 # Steps together
 
 every_recipe = pytest.mark.parametrize(
@@ -302,11 +92,11 @@ every_recipe = pytest.mark.parametrize(
 )
 
 
-def made(name: str, coupling: str, mixing: str, shape=(1, 8, 12)) -> tuple[LatentModel, Tensor, Tensor]:
-    """A perturbed model, images and noise."""
+def made(name: str, coupling: str, mixing: str, shape=(1, 8, 12), n=5) -> tuple[LatentModel, Tensor, Tensor]:
+    """A perturbed model, n images and noise."""
     model = perturb(RECIPES[name](shape, **SMALL[name], coupling=coupling, mixing=mixing), 0.1)
-    x = torch.randint(256, (5, *shape)).to(torch.get_default_dtype())
-    return model, x, model.noise(5)
+    x = torch.randint(256, (n, *shape)).to(torch.get_default_dtype())
+    return model, x, model.noise(n)
 
 
 @every_recipe
@@ -430,6 +220,14 @@ def test_actnorms_of_steps_are_fitted_one_after_the_other(name, mixing, float64)
 # What is kept between passes without gradients
 
 
+def test_what_inference_mode_leaves_behind(float64):
+    """After a first pass in inference mode training goes on, with the same gradients."""
+    flow, x = together(2, (4, 2, 3)), torch.randn(3, 4, 2, 3)
+    with torch.inference_mode():
+        flow.inverse(flow(x)[0])
+    check_gradients(flow, lambda: gradients(flow, density(flow, x)))
+
+
 @torch.no_grad()
 def edit_in_place(model: LatentModel, x: Tensor) -> None:
     for p in model.parameters():
@@ -496,7 +294,7 @@ def test_maps_are_made_once(monkeypatch):
     model, x, _ = made("glow", "affine", "conv")
     seen: list[str] = []
     for name in ("product", "inverse_product"):
-        spied(monkeypatch, steps_module, name, seen, name)
+        spied(monkeypatch, steps_module, name, seen)
     for _ in range(3):
         model.decode(model.encode(x))
     assert seen == ["product"] * 2 + ["inverse_product"] * 2
@@ -553,34 +351,40 @@ def test_recomputing_gives_the_same_gradients(name, coupling, mixing, float64):
     check_gradients(model, lambda: gradients(model, model(x, u=u).loss()))
 
 
-WAYS = {  # shape, width, what computes the steps, and their networks
-    "dense": ((4, 2, 3), 6, "along_kept", {"three"}),
-    "dense, odd": ((5, 4, 4), 7, "along_kept", {"three"}),
-    "unfolded": ((2, 5, 6), 40, "along_kept", {"unfold", "three", "fold"}),
-    "unfolded, odd": ((3, 1, 17), 80, "along_kept", {"unfold", "three", "fold"}),
-    "layer by layer": ((4, 5, 4), 8, "along_steps", {"library", "product"}),
+WAYS = {  # shape, width; whether steps and networks are by hand with gradients, and networks without
+    "few values": ((2, 4, 6), 16, True, False),
+    "few, odd": ((3, 4, 2), 32, True, False),
+    "many narrow rows": ((2, 5, 6), 40, True, True),
+    "many, odd": ((3, 1, 17), 80, True, True),
+    "many, in a column": ((2, 30, 1), 40, True, True),
+    "layer by layer": ((4, 5, 4), 8, False, False),
 }
 
 
 @pytest.mark.parametrize("mixing", [InvertibleConv, shuffle], ids=["conv", "shuffle"])
 @pytest.mark.parametrize("additive", [False, True], ids=["affine", "additive"])
-@pytest.mark.parametrize(("shape", "width", "along", "ways"), WAYS.values(), ids=WAYS.keys())
-def test_every_way_along_the_steps(shape, width, along, ways, additive, mixing, float64, monkeypatch):
-    """However steps and their networks are computed, x and each parameter have the plain implementation's gradient."""
-    monkeypatch.setattr(products, "BLOCK", 2**8)
+@pytest.mark.parametrize(("shape", "width", "training", "sampling"), WAYS.values(), ids=WAYS.keys())
+def test_every_way_along_the_steps(shape, width, training, sampling, additive, mixing, float64, monkeypatch):
+    """However steps and their networks are computed, they have the plain implementation's values and gradients."""
+    monkeypatch.setattr(products, "BLOCK", 2**10)
 
     def params(keep: int, moved: int) -> nn.Module:
         net = coupling_net(keep, moved if additive else 2 * moved, width)
         return MeanOnly(net) if additive else Split(net, bound=0.5)
 
     flow, x = together(3, shape, params, mixing), torch.randn(4, *shape, requires_grad=True)
-    seen: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("along_kept", "along_steps"):
-            spied(patch, steps_module, name, seen, name)
-        _, went = ways_of(lambda: flow(x)[0])
-    assert seen == [along] and went == ways
     towards, of_logdet = torch.randn_like(x), torch.randn(4)
+    with plain(flow):
+        expected = flow(x)
+    for grad, by_hand in ((True, training), (False, sampling)):
+        seen: list[str] = []
+        with pytest.MonkeyPatch.context() as patch, torch.set_grad_enabled(grad):
+            spied(patch, steps_module, "along_kept", seen)
+            spied(patch, products, "three_products", seen)
+            found = flow(x)
+            assert ("three_products" in seen, "along_kept" in seen) == (by_hand, by_hand and grad)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(flow.inverse(found[0]), x, rtol=1e-8, atol=1e-8)
     for a, b in ((1, 1), (1, 0)):
 
         def run(a: float = a, b: float = b) -> dict[str, Tensor]:
@@ -652,40 +456,23 @@ class Doubled(Split):
         return 2 * mean, log_std
 
 
-def double(coupling: Coupling) -> None:
+def doubled(coupling: Coupling) -> None:
     coupling.params = Doubled(coupling.params.net)
 
 
-def append(coupling: Coupling) -> None:
-    coupling.params.net.append(nn.Tanh())
+def watched(coupling: Coupling) -> None:
+    coupling.params.register_forward_hook(lambda params, args, pair: (pair[0].sin(), pair[1]))
 
 
-def replace(coupling: Coupling) -> None:
-    coupling.params.net[1] = nn.Tanh()
-
-
-def normalise(coupling: Coupling) -> None:
-    for layer in coupling.params.net:
-        nn.utils.parametrizations.weight_norm(layer)
-
-
-def watch(coupling: Coupling) -> None:
-    coupling.params.net.register_forward_hook(lambda net, args, z: z.sin())
-
-
-def enlarge(coupling: Coupling) -> None:
-    coupling.params.net[1] = perturb(Conv2d(6, 6, 3, relu=True))
-
-
-def bare(coupling: Coupling) -> None:
-    coupling.params.net[1] = perturb(Conv2d(6, 6, 1, bias=False, relu=True))
-
-
-EDITS = [double, append, replace, normalise, watch, enlarge, bare]
+ON_COUPLINGS = {
+    "another Params": doubled,
+    "a hook on Params": watched,
+    **{name: lambda coupling, edit=edit: edit(coupling.params.net) for name, edit in EDITS.items()},
+}
 
 
 @pytest.mark.parametrize("which", [slice(None), slice(1, 2)], ids=["all", "one"])
-@pytest.mark.parametrize("edit", EDITS, ids=[f.__name__ for f in EDITS])
+@pytest.mark.parametrize("edit", ON_COUPLINGS.values(), ids=ON_COUPLINGS.keys())
 def test_networks_that_were_changed(edit, which, float64):
     """Someone's own ``Params``, layers, parametrisations and hooks count, by every way."""
     flow, x = together(3, (4, 3, 2)), torch.randn(3, 4, 3, 2, requires_grad=True)
@@ -714,10 +501,10 @@ def test_a_condition_that_networks_do_not_take():
     kept_and_recomputed(flow, run)
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 2), (4, 5, 4)], ids=["dense", "layer by layer"])
-def test_steps_inside_a_checkpoint(shape, float64):
+@every_way
+def test_steps_inside_a_checkpoint(times, float64):
     """torch's own checkpoint around a level gives the same gradients."""
-    flow, x = together(3, shape), torch.randn(3, *shape, requires_grad=True)
+    flow, x = together(3, (4, 3, 2), times=times), torch.randn(3, 4, 3, 2, requires_grad=True)
 
     def run() -> dict[str, Tensor]:
         z, logdet = checkpoint(flow, x, use_reentrant=False)
@@ -726,10 +513,12 @@ def test_steps_inside_a_checkpoint(shape, float64):
     check_gradients(flow, run)
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3, 2), (4, 5, 4)], ids=["vectors", "dense", "layer by layer"])
-def test_a_shared_network(shape, float64):
+@pytest.mark.parametrize(
+    ("shape", "width"), [((4,), 0), ((4, 3, 2), 32), ((4, 3, 2), 8)], ids=["vectors", "by hand", "layer by layer"]
+)
+def test_a_shared_network(shape, width, float64):
     """A network that all couplings share has its gradients added up; frozen, it is passed by."""
-    net = Split(Net(2, 4) if len(shape) == 1 else coupling_net(2, 4, 6))
+    net = Split(coupling_net(2, 4, width) if width else Net(2, 4))
     flow, x = together(3, shape, lambda keep, moved: net), torch.randn(3, *shape)
     check_gradients(flow, lambda: gradients(flow, density(flow, x)))
     net.requires_grad_(False)
@@ -737,11 +526,11 @@ def test_a_shared_network(shape, float64):
 
 
 @pytest.mark.parametrize("frozen", ["mean", "log_std", "lu", "0.weight", "2.params", "flows.5", "flows", "params.net"])
-@pytest.mark.parametrize("shape", [(4, 3, 2), (4, 5, 4)], ids=["dense", "layer by layer"])
-def test_frozen_parameters_are_left_alone(shape, frozen, float64):
+@every_way
+def test_frozen_parameters_are_left_alone(times, frozen, float64):
     """Parameters without requires_grad get no gradient, and all others, and x, the ones they had."""
-    flow = together(3, shape)
-    x = torch.randn(3, *shape, requires_grad=True)
+    flow = together(3, (4, 3, 2), times=times)
+    x = torch.randn(3, 4, 3, 2, requires_grad=True)
     for name, p in flow.named_parameters():
         p.requires_grad_(frozen not in name)
     assert any(not p.requires_grad for p in flow.parameters())
@@ -756,11 +545,11 @@ def test_frozen_parameters_are_left_alone(shape, frozen, float64):
     check_gradients(flow, run)
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 2), (4, 5, 4)], ids=["dense", "layer by layer"])
+@every_way
 @pytest.mark.parametrize("k", range(3))
-def test_one_step_alone(k, shape, float64):
+def test_one_step_alone(k, times, float64):
     """Its gradients, asked for alone or trained alone on an x without a gradient, are those among all."""
-    flow, x = together(3, shape), torch.randn(3, *shape)
+    flow, x = together(3, (4, 3, 2), times=times), torch.randn(3, 4, 3, 2)
     step = flow.flows[3 * k : 3 * k + 3]
 
     def asked_for() -> dict[str, Tensor]:
@@ -778,10 +567,13 @@ def test_one_step_alone(k, shape, float64):
 def test_a_flow_without_gradients_takes_part_in_none(float64):
     """Frozen whole, on an x without a gradient, it gives what the plain way gives, without a graph."""
     flow, x = together(2, (4, 3, 2)).requires_grad_(False), torch.randn(3, 4, 3, 2)
-    expected = flow(x)
-    set_reversible(flow)
-    for a, b in zip(flow(x), expected, strict=True):
-        assert torch.equal(a, b) and not a.requires_grad
+    with plain(flow):
+        expected = flow(x)
+    for reversible in (False, True):
+        set_reversible(flow, reversible)
+        found = flow(x)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        assert not any(a.requires_grad for a in found)
 
 
 def test_recomputing_without_gradients_is_the_ordinary_pass(monkeypatch):
@@ -794,7 +586,7 @@ def test_recomputing_without_gradients_is_the_ordinary_pass(monkeypatch):
     torch.testing.assert_close(again, z)
     torch.testing.assert_close(logdet_again, logdet)
     seen: list[str] = []
-    spied(monkeypatch, steps_module, "along_reversible", seen, "reversible")
+    spied(monkeypatch, steps_module, "along_reversible", seen)
     with torch.no_grad():
         again, logdet_again = flow(x)
     assert not seen
@@ -873,7 +665,7 @@ def test_second_derivatives_are_right_or_refused(by_hand, reversible, float64):
 @kept_or_recomputed
 @every_network
 def test_transforms_are_right_or_refused(by_hand, reversible, grad, float64):
-    """torch.func's map over weights and its Jacobian are right, or an error says what isn't there; nothing is left."""
+    """torch.func's map over weights and its Jacobian are right, or of recomputed steps an error; nothing is left."""
     flow, x = small(by_hand)
     x = x.detach()
     weights = {name: torch.stack([p.detach(), 1.1 * p.detach()]) for name, p in flow.named_parameters()}
@@ -892,10 +684,34 @@ def test_transforms_are_right_or_refused(by_hand, reversible, grad, float64):
             try:
                 found = run()
             except RuntimeError as error:
-                assert "functorch" in str(error) or "Batching rule not implemented" in str(error)
+                assert reversible and "functorch" in str(error)
             else:
                 torch.testing.assert_close(found, right)
             torch.testing.assert_close(flow(x), expected[2])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_transforms_of_a_model(name, float64, monkeypatch):
+    """torch.func's Jacobians of a model, and its gradients by sample, are those of autograd with networks by hand."""
+    model, x, u = made(name, "affine", "conv", (1, 8, 8))
+    e = torch.randn(1, math.prod(model.latent))
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    seen: list[str] = []
+    spied(monkeypatch, products, "three_products", seen)
+
+    def loss(p: dict[str, Tensor], x: Tensor, u: Tensor) -> Tensor:
+        return functional_call(model, p, (x[None],), {"u": u[None]}).loss()
+
+    found = jacrev(model.encode)(x[:1]), jacrev(model.decode)(e)
+    by_sample = vmap(torch.func.grad(loss), (None, 0, 0))(weights, x, u)
+    assert not seen
+    jacobian = torch.autograd.functional.jacobian
+    expected = jacobian(model.encode, x[:1]), jacobian(model.decode, e)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for i in range(len(x)):
+        one = gradients(model, model(x[i : i + 1], u=u[i : i + 1]).loss())
+        assert difference({name: a[i] for name, a in by_sample.items()}, one) < 1e-10
+    assert seen
 
 
 @pytest.mark.parametrize("which", ["mean", "log_std", "lu", "net", "net.1.weight"])
@@ -995,6 +811,60 @@ def test_recomputing_takes_memory_that_does_not_grow_with_depth():
     assert peaks[16, True] < 1.05 * peaks[4, True]
     assert peaks[16, False] > 3 * peaks[4, False]
     assert peaks[4, True] < 0.5 * peaks[4, False]
+
+
+# Compiled
+
+
+@pytest.fixture
+def compiled():
+    """``compiled(f)``: f as whole graphs, without code of their own, and the list in which each one made is noted."""
+    from functorch.compile import make_boxed_func  # as slow to import as torch itself
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch._dynamo.reset()
+
+    def make(f: Callable) -> tuple[Callable, list[str]]:
+        graphs: list[str] = []
+
+        def noting(kind: str) -> Callable:
+            return lambda graph, inputs: graphs.append(kind) or make_boxed_func(graph.forward)
+
+        backend = aot_autograd(fw_compiler=noting("forward"), bw_compiler=noting("backward"))
+        return torch.compile(f, fullgraph=True, backend=backend), graphs
+
+    yield make
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # Dynamo looks at attributes that warn
+@pytest.mark.parametrize("name", SMALL)
+def test_training_is_one_graph_for_every_batch(name, compiled, float64):
+    """Of batches of any size, compiled forward and backward are one graph each, and give the model's gradients."""
+    model, x, u = made(name, "affine", "conv", (1, 8, 8), 8)
+    call, graphs = compiled(model)
+    for b in (8, 5, 3):
+        some, noise = x[:b].clone(), u[:b].clone()
+        for a in (some, noise):
+            torch._dynamo.mark_dynamic(a, 0)
+        found = gradients(model, call(some, u=noise).loss())
+        assert difference(found, gradients(model, model(x[:b], u=u[:b]).loss())) < 1e-10
+    assert graphs == ["forward", "backward"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_sampling_is_one_graph_for_every_batch(name, compiled, float64):
+    """Of batches of any size decode, compiled, is one graph, and gives the model's images, maps kept before or not."""
+    model, _, _ = made(name, "affine", "conv", (1, 8, 8))
+    call, graphs = compiled(model.decode)
+    for b in (8, 5, 3):
+        e = torch.randn(b, math.prod(model.latent))
+        expected = model.decode(e)
+        torch._dynamo.mark_dynamic(e, 0)
+        torch.testing.assert_close(call(e), expected, rtol=1e-10, atol=1e-8)
+    assert graphs == ["forward"]
 
 
 @pytest.mark.filterwarnings("ignore")  # Dynamo looks at attributes that warn
