@@ -32,7 +32,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from plain import plain
 
 from fvae.bound import LatentModel
-from fvae.data.images import Images
+from fvae.data.samples import Samples
 from fvae.demo import MODEL
 from fvae.files import write_text
 from fvae.recipes import f_vae, glow
@@ -69,7 +69,7 @@ def run(contender: Contender) -> list[float]:
     """The times of the steps of one run, in ms."""
     torch.manual_seed(0)
     model = contender.model()
-    images = Images(contender.pixels, [""] * len(contender.pixels), None, [])
+    images = Samples(contender.pixels, [""] * len(contender.pixels))
     settings = TrainSettings(steps=contender.steps, batch_size=contender.batch, every=10**6, test_images=8)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder, contender.around(model):
@@ -81,8 +81,8 @@ def run(contender: Contender) -> list[float]:
 def resident(model: LatentModel) -> Iterator[None]:
     """One batch, over and over."""
 
-    def feed(training: Training) -> Iterator[torch.Tensor]:
-        return itertools.repeat(torch.from_numpy(training.pixels[: training.settings.batch_size]))
+    def feed(training: Training) -> Iterator[list]:
+        return itertools.repeat([torch.from_numpy(training.data.values[: training.settings.batch_size]), None])
 
     with mock.patch.object(Training, "train_dataloader", feed):
         yield

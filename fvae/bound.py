@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fvae.atoms import LOG_2PI, colour, log_normal, total
-from fvae.flows import ActNorm, Colour, Flatten, Flow, one_by_one
+from fvae.flows import ActNorm, Chain, Colour, Flow, one_by_one
+from fvae.params import ClassMeans, Relative, Running
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -54,14 +55,17 @@ def bits_per_dim(nats: Number, dims: int) -> Number:
 class LatentModel(nn.Module):
     """Posterior, decoder and prior in one model; see the top of this module.
 
-    ``shape`` is a data sample's shape and ``latent`` that of u and z; images enter and leave in bins 0 .. 2^bits - 1.
-    The prior ends in flat codes e of D values. Calling the model gives the ``Terms`` to train on.
+    ``shape`` is a data sample's shape and ``latent`` that of z (and of u, unless the posterior says otherwise); images
+    enter and leave in bins 0 .. 2^bits - 1, other data on their own scale, from which ``scale`` (a flow) brings them to
+    the networks'; its volume counts for log q(x|z). The prior ends in flat codes e of D values, and may take labels y.
+    Calling the model gives the ``Terms`` to train on.
     """
 
     shape: Any
     posterior: Any  # Flow; Any, since mypy takes every attribute of a module for a tensor
     decoder: Any  # a likelihood
     prior: Any  # Flow
+    scale: Any  # Flow
     config: dict[str, Any]  # recipe, shape and settings; empty where no recipe made it
 
     def __init__(
@@ -71,15 +75,18 @@ class LatentModel(nn.Module):
         prior: Flow,
         shape: tuple[int, ...],
         latent: tuple[int, ...],
+        scale: Flow | None = None,
     ):
         super().__init__()
         self.posterior, self.decoder, self.prior = posterior, decoder, prior
+        self.scale = Chain() if scale is None else scale
         self.shape, self.latent, self.config = shape, latent, {}
+        self.noise_shape = getattr(posterior, "noise_shape", latent)
 
     @property
     def gaussian(self) -> bool:
         """Whether posterior and prior are both Gaussian, so that the rate's mean over u is known: see ``forward``."""
-        return isinstance(self.posterior, Colour) and isinstance(self.prior, Flatten)
+        return isinstance(self.posterior, Colour) and self.prior.translates
 
     def forward(self, x: Tensor, y=None, u: Tensor | None = None, sampled: bool = False) -> Terms:
         """The objective's terms for x (B, *shape), with u (B, *latent) given or drawn.
@@ -89,40 +96,64 @@ class LatentModel(nn.Module):
         thousands of times the variance. With ``sampled`` every term is that of the u at hand.
         """
         u = self.noise(len(x)) if u is None else u
+        x, volume = self.scale(x)
+        given = self.given(x, y)
         if self.gaussian and not sampled:
-            mean, log_std = self.posterior.params(x)
+            mean, log_std = self.posterior.params(given)
             z, logdet = colour(u, mean, log_std)
-            half = u[0].numel() / 2
-            log_u = torch.full_like(logdet, -half * (LOG_2PI + 1))
-            log_z = -0.5 * total(mean.square() + torch.exp(2 * log_std)) - half * LOG_2PI
-            return Terms(log_u, logdet, self.decoder(x, z), log_z)
-        z, logdet = self.posterior(u, x)
+            log_u = torch.full_like(logdet, -0.5 * u[0].numel() * (LOG_2PI + 1))
+            log_z = log_normal(self.prior(mean.expand_as(u), y)[0]) - 0.5 * total(torch.exp(2 * log_std).expand_as(u))
+            return Terms(log_u, logdet, self.decoder(x, z) + volume, log_z)
+        z, logdet = self.posterior(u, given)
         e, logdet_prior = self.prior(z, y)
-        return Terms(log_normal(u), logdet, self.decoder(x, z), log_normal(e) + logdet_prior)
+        return Terms(log_normal(u), logdet, self.decoder(x, z) + volume, log_normal(e) + logdet_prior)
+
+    @property
+    def classes(self) -> int:
+        """How many labels the prior knows; 0 where it takes none."""
+        last = self.prior.flows[-1] if isinstance(self.prior, Chain) else self.prior
+        means = getattr(last, "params", None)
+        return len(means.mean) if isinstance(means, ClassMeans) else 0
+
+    def given(self, x: Tensor, y: Any) -> Any:
+        """The posterior's condition: x, and y where a part of it wants that too."""
+        return (x, y) if isinstance(getattr(self.posterior, "params", None), Relative) else x
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """u ~ N(0, I): (n, *latent), of the model's type and on its device, wherever the generator draws."""
+        """u ~ N(0, I): (n, *noise_shape), of the model's type and on its device, wherever the generator draws."""
+        return self.normal(n, self.noise_shape, generator)
+
+    def codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """e ~ N(0, I): (n, D), of the model's type and on its device, wherever the generator draws."""
+        return self.normal(n, self.latent, generator).flatten(1)
+
+    def normal(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         like = next(self.parameters())
-        if generator is None:
-            return torch.randn(n, *self.latent, dtype=like.dtype, device=like.device)
-        u = torch.randn(n, *self.latent, dtype=like.dtype, device=generator.device, generator=generator)
-        return u.to(like.device)
+        device = like.device if generator is None else generator.device
+        return torch.randn(n, *shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
     def encode(self, x: Tensor, y=None) -> Tensor:
         """The code of x at u = 0 (the posterior's median; the middle of the bin): (B, *shape) -> (B, D)."""
         like = next(self.parameters())
-        u = torch.zeros(len(x), *self.latent, dtype=like.dtype, device=like.device)
-        z, _ = self.posterior(u, x)
+        u = torch.zeros(len(x), *self.noise_shape, dtype=like.dtype, device=like.device)
+        z, _ = self.posterior(u, self.given(self.scale(x)[0], y))
         return self.prior(z, y)[0]
 
     def decode(self, e: Tensor, y=None) -> Tensor:
-        """The decoder's mean at a code: (B, D) -> (B, *shape), in bins, neither rounded nor clipped."""
-        return self.decoder.mean(self.prior.inverse(e, y))
+        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, neither rounded nor clipped."""
+        return self.scale.inverse(self.decoder.mean(self.prior.inverse(e, y)))
 
     @torch.no_grad()
     def sample(self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """n images from e ~ temperature N(0, I): (n, *shape), in bins."""
-        return self.decode(temperature * self.noise(n, generator).flatten(1), y)
+        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins."""
+        return self.decode(temperature * self.codes(n, generator), y)
+
+
+def some_labels(model: LatentModel, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+    """n labels drawn evenly from those that the prior knows; None where it takes none."""
+    if not model.classes:
+        return None
+    return torch.randint(model.classes, (n,), generator=generator).to(next(model.parameters()).device)
 
 
 def fit_actnorms(model: nn.Module, x: Tensor, y=None) -> None:
@@ -142,6 +173,24 @@ def fit_actnorms(model: nn.Module, x: Tensor, y=None) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    """Set what evaluation knows of the data, in batch-normalised posteriors and best deviations, from these batches.
+
+    The statistics of averaged weights are not the average of statistics. A model without any is left alone.
+    """
+    known = [m for m in model.modules() if isinstance(m, Running)]
+    if not known:
+        return
+    for running in known:
+        running.restart()
+    before = model.training
+    model.train()
+    for x, y in batches:
+        model(x, y, model.noise(len(x), torch.Generator().manual_seed(0)))
+    model.train(before)
 
 
 def importance_bound(terms: Iterable[Terms]) -> Tensor:

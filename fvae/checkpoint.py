@@ -50,6 +50,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
+    model.config |= {name: config[name] for name in ("columns", "labels") if name in config}
     return model.to(device).eval()
 
 
@@ -65,7 +66,7 @@ def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], o
 
 
 def check_checkpoint(path: Path, model: LatentModel, digest: str) -> int:
-    """The step of a checkpoint; refuses one that is damaged, not of fvae, of another model or of other images.
+    """The step of a checkpoint; refuses one that is damaged, not of fvae, of another model or of other data.
 
     Reads tensors and plain values alone, which can't run code. Raises ``UserError``.
     """
@@ -79,7 +80,7 @@ def check_checkpoint(path: Path, model: LatentModel, digest: str) -> int:
         raise UserError(f"{path}: {text}") from None
     check_fit(path, weights, model.state_dict(), "the run's config.yaml")
     if known != digest:
-        raise UserError(f"--resume: {path} was begun with other images than --data has now; take another --out")
+        raise UserError(f"--resume: {path} was begun with other data than --data has now; take another --out")
     return step
 
 

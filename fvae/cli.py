@@ -18,14 +18,14 @@ from fvae.settings import DataSettings, TrainSettings
 
 COMMANDS = {
     "recipes": "what can be trained, one line each",
-    "train": "train a recipe on images into a run folder, or --resume one",
-    "evaluate": "bits/dim, rate and distortion of a run, and the tighter K-sample bound",
-    "sample": "draw images, or one labelled row a temperature",
+    "train": "train a recipe on data into a run folder, or --resume one",
+    "evaluate": "bits/dim (or nats), rate and distortion of a run, and the tighter K-sample bound",
+    "sample": "draw images, or one labelled row a temperature; or rows of numbers",
     "reconstruct": "images beside what the model makes of their codes",
     "interpolate": "between two images (a row) or four (a square)",
-    "encode": "images to codes, an .npz",
-    "decode": "codes back to images",
-    "score": "one bound on -log p(x) a file, as CSV",
+    "encode": "data to codes, an .npz",
+    "decode": "codes back to data",
+    "score": "one bound on -log p(x) a file or row, as CSV",
     "compare": "curves, table and samples of several runs side by side",
     "demo": "train a small f-VAE on the digits that ship with scikit-learn, and look at it",
 }
@@ -196,7 +196,7 @@ SPLITS = ["train", "test", "all"]
 split = flag("--split", choices=SPLITS, help="default: the held-out part; all of another source without splits")
 split_of_all = flag("--split", choices=SPLITS, help="default: all of --data; without it, the run's held-out part")
 seed = flag("--seed", type=int, default=0, help="seed of the noise")
-samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u an image, for averages and bound")
+samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u a sample, for averages and bound")
 
 run = flag("run", type=path, metavar="RUN", help="a run folder, or one with its two model files")
 
@@ -212,12 +212,14 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     ],
     "sample": [
         run,
-        flag("--n", type=int, help="images (default: 64; 10 a row with --temperatures)"),
-        flag("--temperature", type=float, default=0.8, help="standard deviation of the code"),
+        flag("--n", type=int, help="how many (default: 64; 10 a row with --temperatures)"),
+        flag("--temperature", type=float, help="standard deviation of the code (default: 0.8 for images, 1 for rows)"),
         flag("--temperatures", metavar="T,T,...", help="one labelled row for each, of the same codes"),
-        flag("--label", type=int, metavar="K", help="draw this class, where the run was trained with labels"),
+        flag(
+            "--label", metavar="K", help="draw this class, by its number or name, where the run was trained with labels"
+        ),
         seed,
-        out("a picture, an .npz, or a folder of PNGs"),
+        out("a picture, an .npz, or a folder of PNGs; a .csv or .npz for rows"),
     ],
     "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images"), out("a picture")],
     "interpolate": [
@@ -227,13 +229,14 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         split,
         flag("--corners", type=int, choices=[2, 4], default=4, help="how many to take where none are named"),
         flag("--steps", type=int, default=9, help="images from one end to the other"),
+        flag("--labels", metavar="K,K,...", help="of the images named, where the run was trained with labels"),
         out("a picture"),
     ],
     "encode": [run, data, split_of_all, out("an .npz")],
     "decode": [
         run,
         flag("codes", type=path, metavar="CODES", help="an .npz of fvae encode"),
-        out("a folder, an .npz or a picture"),
+        out("a folder, an .npz or a picture; a .csv or .npz for rows"),
     ],
     "score": [run, data, split_of_all, samples, seed, out("a .csv")],
     "compare": [

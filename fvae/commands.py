@@ -10,22 +10,33 @@ import logging
 import math
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fvae.bound import LatentModel, bits_per_dim
+from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
-from fvae.data.images import Images, Shape, load_images, read_files
+from fvae.data import Samples, Shape, load_data
+from fvae.data.images import read_files
+from fvae.data.vectors import nameless, same_columns
 from fvae.errors import UserError
-from fvae.evaluate import batches, bounds, spread, summary, to_bins
+from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
-from fvae.outputs import need_images_out, need_picture, read_codes, write_arrays, write_images
+from fvae.outputs import (
+    need_images_out,
+    need_picture,
+    need_rows_out,
+    read_codes,
+    write_arrays,
+    write_images,
+    write_rows,
+)
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
-from fvae.runs import KEPT, check_same, read_metrics, run_images, write_config
+from fvae.runs import KEPT, check_same, read_metrics, run_data, write_config
 from fvae.settings import DataSettings, TrainSettings
 
 TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
@@ -40,13 +51,13 @@ def device() -> torch.device:
 def recipes() -> None:
     """Print what can be trained, a line each."""
     for name, make in RECIPES.items():
-        print(f"{name:8}  {(make.__doc__ or '').splitlines()[0]}")
+        print(f"{name:13}  {(make.__doc__ or '').splitlines()[0]}")
 
 
 def train(
     recipe: str, model: dict[str, Any], data: DataSettings, settings: TrainSettings, run: Path, resume: bool
 ) -> None:
-    """Train a recipe on images into the folder ``run``, or go on with the run that is there."""
+    """Train a recipe on data into the folder ``run``, or go on with the run that is there."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from fvae.progress import ProgressBar
@@ -65,29 +76,34 @@ def train(
         raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
-    images = load_images(data, "train")
-    test = load_images(data, "test", images.shape)
+    samples = load_data(data, "train")
+    test = load_data(data, "test", samples.shape).numbered_as(samples.classes, f"--data {data.source}, held out")
     torch.manual_seed(settings.seed)
     try:
-        built = RECIPES[recipe](images.shape, **model)
+        built = RECIPES[recipe](samples.shape, **model)
     except UserError as error:
         raise UserError(f"--model: {error}") from None
+    for part in (samples, test):
+        check_labels(built, part, f"--model.classes {built.classes}: --data {data.source}")
+    built.config |= {"columns": samples.columns} if samples.columns else {}
+    built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
         check_same(run, recipe, built.config["settings"], data, settings)
-        step_to_resume(run, built, images)
+        step_to_resume(run, built, samples)
     if first:  # also of a run that goes on, whose budget and place may be new
         write_config(run, recipe, built.config["settings"], data, settings)
-        say_skipped(images.skipped + test.skipped, len(images) + len(test), run)
+        say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run)
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
-        last = fit(built, images, test, run, settings, resume, bar, bar.say if first else lambda line: None)
+        last = fit(built, samples, test, run, settings, resume, bar, bar.say if first else lambda line: None)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         raise KeyboardInterrupt(f"interrupted; fvae train --out {run} --resume goes on with it") from None
     if first:
-        print(f"{run}: step {last['step']}, held-out {last['test_bits_per_dim']:.4f} bits/dim")
+        told = unit(built)
+        print(f"{run}: step {last['step']}, held-out {last[f'test_{told.key}']:.4f} {told.name}")
 
 
 def quiet() -> None:
@@ -100,6 +116,8 @@ def quiet() -> None:
 
 def size(shape: Shape) -> str:
     """A shape as people say it."""
+    if len(shape) == 1:
+        return f"{shape[0]} columns"
     c, h, w = shape
     return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
 
@@ -114,13 +132,43 @@ def say_skipped(skipped: list[str], read: int, run: Path | None = None) -> None:
         write_text(run / "skipped.txt", "\n".join(skipped) + "\n")
 
 
-def images_of(
+def data_of(
     run: Path, model: LatentModel, data: DataSettings, split: str | None, whole: bool = False
-) -> tuple[Images, str]:
-    """The images to use a run on and what they are in words (see ``run_images``), having said what was left out."""
-    images, what = run_images(run, data, split, model.shape, whole)
-    say_skipped(images.skipped, len(images))
-    return images, what
+) -> tuple[Samples, str]:
+    """The data to use a run on and what they are in words (see ``run_data``), having said what was left out."""
+    samples, what = run_data(run, data, split, model.shape, whole)
+    say_skipped(samples.skipped, len(samples))
+    columns = model.config.get("columns", samples.columns)
+    if not same_columns(columns, samples.columns):
+        pairs = zip(columns, samples.columns, strict=True)
+        expected, found = next((a, b) for a, b in pairs if a != b)
+        raise UserError(f"--data {what}: expected column {expected} as {run} was trained on, found {found}")
+    where = f"{run} was trained with labels; {what}"
+    samples = samples.numbered_as(model.config.get("labels", []), where)
+    check_labels(model, samples, where)
+    return samples, what
+
+
+def check_labels(model: LatentModel, samples: Samples, where: str) -> None:
+    """Refuse data without the labels that a model's prior takes; raises ``UserError``."""
+    if not model.classes:
+        return
+    if samples.labels is None:
+        raise UserError(f"{where}: expected labels, found none")
+    if len(samples.labels) and not 0 <= samples.labels.min() <= samples.labels.max() < model.classes:
+        found = f"{samples.labels.min()} to {samples.labels.max()}"
+        raise UserError(f"{where}: expected labels from 0 to {model.classes - 1}, found {found}")
+
+
+def columns_of(model: LatentModel) -> list[str]:
+    """The names of a model's columns, as far as they are known."""
+    return model.config.get("columns") or nameless(model.shape[0])
+
+
+def need_images(model: LatentModel, run: Path, command: str) -> None:
+    """Refuse to make pictures of rows; raises ``UserError``."""
+    if len(model.shape) != 3:
+        raise UserError(f"{command}: makes pictures; {run} was trained on rows of numbers: see fvae encode and decode")
 
 
 def at_least(flag: str, value: float, least: float) -> None:
@@ -138,26 +186,29 @@ def at_most_seed(seed: int) -> None:
 def evaluate(
     run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path | None
 ) -> dict[str, Any]:
-    """Print the bound on -log p(x) of a run's held-out images, or of others, and maybe write it as JSON."""
+    """Print the bound on -log p(x) of a run's held-out data, or of others, and maybe write it as JSON."""
     at_least("--samples", samples, 1)
     at_most_seed(seed)
     if out:
         need_file("--json", out)
     model = load(run, device())
-    images, what = images_of(run, model, data, split)
-    found = summary(model, bounds(model, images.pixels, samples, seed), samples)
+    data_, what = data_of(run, model, data, split)
+    told = unit(model)
+    found = summary(model, bounds(model, data_, samples, seed), samples)
     found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
-    found["skipped"] = images.skipped
+    found["skipped"] = data_.skipped
     if out:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(out, json.dumps(finite, indent=2) + "\n")
-    draws = f"{samples} draw{'s' if samples > 1 else ''} of u an image"
-    print(f"{found['recipe']} {run} on {what}: {len(images)} images of {size(model.shape)}, {found['bits']} bits")
-    error = f" +- {found['bits_per_dim_error']:.4f}" if len(images) > 1 else ""
-    print(f"bits/dim    {found['bits_per_dim']:.4f}{error}  {found['bound']}; {draws}")
+    draws = f"{samples} draw{'s' if samples > 1 else ''} of u a sample"
+    bits = f", {found['bits']} bits" if found["bits"] else ""
+    print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {size(model.shape)}{bits}")
+    error = f" +- {found[f'{told.key}_error']:.4f}" if len(data_) > 1 else ""
+    print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}; {draws}")
     if samples > 1:
-        print(f"            {found['tighter_bits_per_dim']:.4f}  importance-weighted bound of {samples} samples")
-    print(f"nats        {found['nats']:.2f} an image = rate {found['rate']:.2f} + distortion {found['distortion']:.2f}")
+        print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} samples")
+    parts = f"= rate {found['rate']:.2f} + distortion {found['distortion']:.2f}"
+    print(f"nats        {found['nats']:.2f} an image {parts}" if told.key != "nats" else f"            {parts}")
     print(f"noise       {found['noise']}")
     return found
 
@@ -166,18 +217,28 @@ def evaluate(
 def sample(
     run: Path,
     n: int | None,
-    temperature: float,
+    temperature: float | None,
     temperatures: str | None,
-    label: int | None,
+    label: str | None,
     seed: int,
     out: Path,
 ) -> None:
-    """Draw images from a run: a grid, an .npz or a folder; or one labelled row a temperature."""
-    need_images_out(out, folder=temperatures is None)
-    model = load(run, device())
-    if label is not None:
-        raise UserError(f"--label {label}: {run} holds a {model.config['recipe']}, which was trained without labels")
+    """Draw images: a grid, an .npz, a folder, or one labelled row a temperature; or rows of numbers: a .csv or .npz."""
     sweep = temperatures is not None
+    rows_out = out.suffix.lower() == ".csv"
+    if not rows_out:
+        need_images_out(out, folder=not sweep)
+    model = load(run, device())
+    images = len(model.shape) == 3
+    if sweep and not images:
+        raise UserError(f"--temperatures: makes a row of images for each; {run} holds rows of numbers: --temperature")
+    if not images:
+        need_rows_out(out)
+    elif rows_out:
+        raise UserError(f"--out {out}: {run} holds images; expected a picture's name, an .npz or a folder's name")
+    if temperature is None:
+        temperature = 0.8 if images else 1.0
+    number = None if label is None else label_number(model, run, "--label", label)
     try:
         values = [temperature] if temperatures is None else [float(part) for part in temperatures.split(",")]
     except ValueError:
@@ -188,27 +249,39 @@ def sample(
     at_least("--n", n, 1)
     at_most_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    e = model.noise(n, generator).flatten(1)
-    rows = [decoded(model, t * e) for t in values]
-    if not sweep:
-        write_images(rows[0], out)
+    e = model.codes(n, generator)
+    y = some_labels(model, n, generator)
+    y = torch.full_like(y, number) if y is not None and number is not None else y
+    rows = [decoded(model, t * e, y) for t in values]
+    labels = None if y is None else y.cpu().numpy()
+    if not images:
+        write_rows(rows[0], columns_of(model), out, labels, model.config.get("labels", ()))
+    elif not sweep:
+        write_images(rows[0], out, labels)
     elif out.suffix.lower() == ".npz":
-        write_arrays(out, images=np.stack(rows), temperatures=np.array(values))
+        arrays = {"images": np.stack(rows), "temperatures": np.array(values)}
+        write_arrays(out, **arrays, **({} if labels is None else {"labels": labels}))
     else:
         save_picture(sheet(rows, [f"T = {t:g}" for t in values]), out)
     print(out)
 
 
 @torch.no_grad()
-def decoded(model: LatentModel, e: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """Codes (N, D) to 8-bit images (N, H, W, C)."""
-    return np.concatenate([to_uint8(model.decode(part), model.decoder.bits) for part in e.split(batch_size)])
+def decoded(model: LatentModel, e: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 64) -> np.ndarray:
+    """Codes (N, D), and labels where the model takes them, to 8-bit images (N, H, W, C) or rows (N, D) of float32."""
+    parts = []
+    for i in range(0, len(e), batch_size):
+        x = model.decode(e[i : i + batch_size], None if y is None else y[i : i + batch_size])
+        parts.append(x.float().cpu().numpy() if model.decoder.bits is None else to_uint8(x, model.decoder.bits))
+    return np.concatenate(parts)
 
 
 @torch.no_grad()
-def encoded(model: LatentModel, pixels: np.ndarray, batch_size: int = 64) -> torch.Tensor:
-    """8-bit images (N, C, H, W) to codes (N, D)."""
-    return torch.cat([model.encode(x) for x in batches(pixels, model, batch_size)])
+def encoded(model: LatentModel, samples: Samples, batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Samples to codes (N, D), and their labels where the model takes them."""
+    pairs = [(model.encode(x, y), y) for x, y in batches(model, samples, batch_size)]
+    y = torch.cat([y for _, y in pairs]) if model.classes else None  # type: ignore[misc]
+    return torch.cat([e for e, _ in pairs]), y
 
 
 def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: Path) -> None:
@@ -216,91 +289,143 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     at_least("--n", n, 1)
     need_picture(out)
     model = load(run, device())
-    images, what = images_of(run, model, data, split)
-    pixels = spread(images.pixels, n)
-    back = decoded(model, encoded(model, pixels))
+    need_images(model, run, "reconstruct")
+    samples, what = data_of(run, model, data, split)
+    samples = samples.spread(n)
+    back = decoded(model, *encoded(model, samples))
     bits = model.decoder.bits
-    data_rows = to_uint8(torch.from_numpy(to_bins(pixels, bits)), bits)
+    data_rows = to_uint8(torch.from_numpy(to_bins(samples.values, bits)), bits)
     rows, labels = [], []
-    for i in range(0, len(pixels), 10):
+    for i in range(0, len(samples), 10):
         rows += [data_rows[i : i + 10], back[i : i + 10]]
         labels += ["data", "model"]
     save_picture(sheet(rows, labels), out)
     error = np.sqrt(((data_rows.astype(float) - back) ** 2).mean())
-    print(f"{out}: {len(pixels)} images of {what}, root mean square error {error:.3f} of 255")
+    print(f"{out}: {len(samples)} images of {what}, root mean square error {error:.3f} of 255")
 
 
 def interpolate(
-    run: Path, ends: list[Path], data: DataSettings, split: str | None, corners: int, steps: int, out: Path
+    run: Path,
+    ends: list[Path],
+    data: DataSettings,
+    split: str | None,
+    corners: int,
+    steps: int,
+    out: Path,
+    labels: str | None = None,
 ) -> None:
-    """The straight line between the codes of two images, or the square between those of four, decoded."""
+    """The straight line between the codes of two images, or the square between those of four, decoded.
+
+    Of a model with labels the way leads from label to label too.
+    """
     at_least("--steps", steps, 2)
     need_picture(out)
     if ends and len(ends) not in (2, 4):
         raise UserError(f"interpolate: expected 2 images (a row) or 4 (a square), found {len(ends)}")
     model = load(run, device())
+    need_images(model, run, "interpolate")
+    if labels is not None and not ends:
+        raise UserError("--labels: are those of the images named; held-out images have their own")
     if ends:
-        pixels = read_files(ends, model.shape).pixels
+        words = None if labels is None else labels.split(",")
+        if words is not None and len(words) != len(ends):
+            raise UserError(f"--labels: expected one for each of {len(ends)} images, found {len(words)}")
+        numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
+        samples = replace(read_files(ends, model.shape), labels=numbers)
+        check_labels(model, samples, f"interpolate: {run} was trained with labels; --labels")
     else:
-        images, what = images_of(run, model, data, split)
-        if len(images) < corners:
-            text = f"expected {corners} images or more to go between, found {len(images)} of {what}"
+        samples, what = data_of(run, model, data, split)
+        if len(samples) < corners:
+            text = f"expected {corners} images or more to go between, found {len(samples)} of {what}"
             raise UserError(f"interpolate: {text}; name {corners} image files, or --split all")
-        pixels = spread(images.pixels, corners)
-    e = encoded(model, pixels)
+        samples = samples.spread(corners)
+    e, y = encoded(model, samples)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]
-    lines = [torch.lerp(e[i], e[i + 1], across) for i in range(0, len(e), 2)]  # each (steps, D)
-    rows = lines if len(lines) == 1 else [torch.lerp(lines[0], lines[1], t) for t in across]
-    save_picture(sheet([decoded(model, row) for row in rows]), out)
+
+    def way(a: torch.Tensor) -> list[torch.Tensor]:
+        lines = [torch.lerp(a[i], a[i + 1], across) for i in range(0, len(a), 2)]  # each (steps, D)
+        return lines if len(lines) == 1 else [torch.lerp(lines[0], lines[1], t) for t in across]
+
+    weights = [None] * steps if y is None else way(torch.nn.functional.one_hot(y, model.classes).to(e.dtype))
+    save_picture(sheet([decoded(model, *row) for row in zip(way(e), weights, strict=False)]), out)
     print(out)
 
 
+def label_number(model: LatentModel, run: Path, flag: str, text: str) -> int:
+    """The number of a label that is named, or numbered; raises ``UserError``."""
+    if not model.classes:
+        raise UserError(f"{flag} {text}: {run} holds a {model.config['recipe']}, which was trained without labels")
+    names = model.config.get("labels", [])
+    if text in names:
+        return names.index(text)
+    if text.isdigit() and int(text) < model.classes:
+        return int(text)
+    raise UserError(f"{flag} {text}: {run} knows the labels {', '.join(names[:10]) or f'0 to {model.classes - 1}'}")
+
+
 def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
-    """Write the codes of images: an .npz with ``codes`` (N, D), ``names`` and, where known, ``labels``."""
+    """Write the codes of data: an .npz with ``codes`` (N, D), ``names`` and, where known, ``labels``."""
     if out.suffix != ".npz":
         raise UserError(f"--out {out}: expected a name that ends in .npz")
     need_file("--out", out)
     model = load(run, device())
-    images, what = images_of(run, model, data, split, whole=True)
-    arrays = {"codes": encoded(model, images.pixels).cpu().numpy(), "names": np.array(images.names)}
-    write_arrays(out, **arrays, **({} if images.labels is None else {"labels": images.labels}))
-    print(f"{out}: {len(images)} codes of {arrays['codes'].shape[1]} values, of {what}")
+    samples, what = data_of(run, model, data, split, whole=True)
+    arrays = {"codes": encoded(model, samples)[0].cpu().numpy(), "names": np.array(samples.names)}
+    write_arrays(out, **arrays, **({} if samples.labels is None else {"labels": samples.labels}))
+    print(f"{out}: {len(samples)} codes of {arrays['codes'].shape[1]} values, of {what}")
 
 
 def decode(run: Path, codes: Path, out: Path) -> None:
-    """Codes from an .npz back to images."""
-    need_images_out(out)
-    e = read_codes(codes)
+    """Codes from an .npz back to images or rows, by the labels beside them where the model takes labels."""
+    rows_out = out.suffix.lower() == ".csv"
+    if not rows_out:
+        need_images_out(out)
+    e, labels = read_codes(codes)
     model = load(run, device())
+    images = len(model.shape) == 3
+    if not images:
+        need_rows_out(out)
+    elif rows_out:
+        raise UserError(f"--out {out}: {run} holds images; expected a picture's name, an .npz or a folder's name")
     dims = math.prod(model.latent)
     if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
         raise UserError(f"{codes}: expected codes (N, {dims}) of floats for {run}, found {e.shape} of {e.dtype}")
     if not np.isfinite(e).all():
         raise UserError(f"{codes}: expected finite codes, found NaN or infinity")
-    write_images(decoded(model, torch.from_numpy(e.astype(np.float32)).to(device())), out)
-    print(f"{out}: {len(e)} images")
+    if model.classes:
+        if labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu":
+            found = "none" if labels is None else f"{labels.dtype} {labels.shape}"
+            raise UserError(f"{codes}: expected `labels` ({len(e)},), with which {run} was trained, found {found}")
+        check_labels(model, Samples(e, [], labels), str(codes))
+    y = torch.from_numpy(labels.astype(np.int64)).to(device()) if model.classes and labels is not None else None
+    back = decoded(model, torch.from_numpy(e.astype(np.float32)).to(device()), y)
+    known = labels if model.classes else None
+    if images:
+        write_images(back, out, known)
+    else:
+        write_rows(back, columns_of(model), out, known, model.config.get("labels", ()))
+    print(f"{out}: {len(e)} {'images' if images else 'rows'}")
 
 
 def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path) -> None:
-    """One bound a file: CSV of name, nats and bits/dim, of the K-sample bound for K > 1."""
+    """One bound a sample: CSV of name, nats and, of images, bits/dim, of the K-sample bound for K > 1."""
     at_least("--samples", samples, 1)
     at_most_seed(seed)
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv")
     need_file("--out", out)
     model = load(run, device())
-    images, what = images_of(run, model, data, split, whole=True)
-    found = bounds(model, images.pixels, samples, seed)
-    nats = found.tighter if samples > 1 else found.loss
+    data_, what = data_of(run, model, data, split, whole=True)
+    found = bounds(model, data_, samples, seed)
+    nats, told = found.tighter if samples > 1 else found.loss, unit(model)
+    columns = {"nats": [f"{v:.4f}" for v in nats], told.key: [f"{told.of(v):.6f}" for v in nats]}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "nats", "bits_per_dim"])
-    dims = math.prod(model.shape)
-    writer.writerows(
-        [name, f"{v:.4f}", f"{bits_per_dim(v, dims):.6f}"] for name, v in zip(images.names, nats, strict=True)
-    )
+    writer.writerow(["name", *columns])
+    writer.writerows(zip(data_.names, *columns.values(), strict=True))
     write_text(out, text.getvalue())
-    print(f"{out}: {len(images)} images of {what}, {bits_per_dim(float(nats.mean()), dims):.4f} bits/dim on average")
+    average = told.of(float(nats.mean()))
+    print(f"{out}: {len(data_)} {data_.noun} of {what}, {average:.4f} {told.name} on average")
 
 
 def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
@@ -310,5 +435,5 @@ def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
     at_least("--n", n, 1)
     at_most_seed(seed)
     need_folder("--out", out)
-    side_by_side(runs, out, n, seed, device())
-    print(f"{out}: table.md, table.csv, curves.png, samples.png")
+    written = side_by_side(runs, out, n, seed, device())
+    print(f"{out}: {', '.join(written)}")

@@ -7,20 +7,23 @@ from typing import Any
 
 import torch
 
+from fvae.bound import some_labels
 from fvae.checkpoint import load
 from fvae.errors import UserError
+from fvae.evaluate import unit
 from fvae.files import replacing, write_text
 from fvae.pictures import save_picture, sheet, to_uint8
-from fvae.runs import data_name, read_metrics
+from fvae.runs import BOUNDS, data_name, read_metrics, told_in
 
-BOUNDS = ("held-out bits/dim", "rate bits/dim", "distortion bits/dim")
-COLUMNS = ("run", "recipe", "data", "bits", "parameters", "step", "minutes", *BOUNDS)
+WHAT = ("run", "recipe", "data", "bits", "parameters", "step", "minutes")
+COLUMNS = (*WHAT, "told in", "held-out", "rate", "distortion")
 
 
-def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> None:
-    """Write ``table.md``, ``table.csv``, ``curves.png`` and ``samples.png`` (temperature 0.8) to the folder ``out``.
+def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> list[str]:
+    """Write ``table.md``, ``table.csv``, ``curves.png`` and, of images, ``samples.png`` (temperature 0.8) to ``out``.
 
     The bounds are those of each run's last evaluation; of other data or bits they don't compare, so both are columns.
+    Returns the names of the files.
     Raises ``UserError`` where a folder is no run.
     """
     names = [run.name for run in runs]
@@ -31,13 +34,18 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     for run, name, history in zip(runs, names, metrics, strict=True):
         model, last = load(run, device), history[-1]
         parameters = sum(p.numel() for p in model.parameters())
-        bound = [f"{last[f'test_{part}bits_per_dim']:.4f}" for part in ("", "rate_", "distortion_")]
+        told = unit(model)
+        bound = [f"{last[f'test_{part}{told.key}']:.4f}" for part in BOUNDS]
         minutes = f"{last['seconds'] / 60:.1f}"
-        what = (name, model.config["recipe"], data_name(run), model.decoder.bits)
-        values = (*what, parameters, int(last["step"]), minutes, *bound)
+        what = (name, model.config["recipe"], data_name(run), model.decoder.bits or "")
+        values = (*what, parameters, int(last["step"]), minutes, told.name, *bound)
         table.append(dict(zip(COLUMNS, values, strict=True)))
-        images = model.sample(n, temperature=0.8, generator=torch.Generator().manual_seed(seed))
-        rows.append(to_uint8(images, model.decoder.bits))
+        generator = torch.Generator().manual_seed(seed)
+        samples = model.sample(n, some_labels(model, n, generator), 0.8, generator)
+        if model.decoder.bits is not None:
+            rows.append(to_uint8(samples, model.decoder.bits))
+    if len({told_in(history) for history in metrics}) > 1:
+        raise UserError("compare: expected runs on images, or runs on rows of numbers; found both")
     if len({row.shape[1:] for row in rows}) > 1:
         shapes = ", ".join(f"{name} {row.shape[1:]}" for name, row in zip(names, rows, strict=True))
         raise UserError(f"compare: expected runs with images of one shape, found {shapes}")
@@ -48,28 +56,33 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.values() for row in table)]
     write_text(out / "table.csv", text.getvalue())
     write_text(out / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
-    save_picture(sheet(rows, names), out / "samples.png")
+    if rows:
+        save_picture(sheet(rows, names), out / "samples.png")
     draw_curves(names, metrics, out / "curves.png")
+    return ["table.md", "table.csv", "curves.png", *["samples.png"] * bool(rows)]
 
 
 def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: Path) -> None:
-    """Held-out bits/dim against minutes and against steps."""
+    """The held-out bound against minutes and against steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    key_of_bound = told_in(metrics[0])
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, key, scale, label in zip(
         figure.subplots(1, 2, sharey=True), ("seconds", "step"), (60, 1), ("minutes of training", "steps"), strict=True
     ):
         for name, rows in zip(names, metrics, strict=True):
-            axes.plot([r[key] / scale for r in rows], [r["test_bits_per_dim"] for r in rows], "o-", ms=3, label=name)
+            axes.plot([r[key] / scale for r in rows], [r[f"test_{key_of_bound}"] for r in rows], "o-", ms=3, label=name)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("held-out bits/dim (upper bound)")
-    last = [rows[-1]["test_bits_per_dim"] for rows in metrics]
-    low, high = min(last), max(rows[min(1, len(rows) - 1)]["test_bits_per_dim"] for rows in metrics)
-    figure.axes[0].set_ylim(low - 0.1, max(high, *last) + 0.2)
+    figure.axes[0].set_ylabel(f"held-out {'nats' if key_of_bound == 'nats' else 'bits/dim'} (upper bound)")
+    last = [rows[-1][f"test_{key_of_bound}"] for rows in metrics]
+    low, high = min(last), max(rows[min(1, len(rows) - 1)][f"test_{key_of_bound}"] for rows in metrics)
+    high = max(high, *last)
+    margin = max(0.1, (high - low) / 20)
+    figure.axes[0].set_ylim(low - margin, high + 2 * margin)
     figure.axes[0].legend()
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format="png")

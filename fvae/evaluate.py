@@ -1,7 +1,8 @@
 """What a model says of data: bounds on -log p(x), image by image."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fvae.bound import LatentModel, bits_per_dim, importance_bound
+from fvae.data.samples import Samples
+from fvae.flows import Exact
 
-Pixels = TypeVar("Pixels", np.ndarray, Tensor)
+Values = TypeVar("Values", np.ndarray, Tensor)
 
 
 class Bounds(NamedTuple):
@@ -22,36 +25,49 @@ class Bounds(NamedTuple):
     tighter: np.ndarray  # the K-sample bound
 
 
-def batches(pixels: np.ndarray, model: LatentModel, size: int) -> Iterator[Tensor]:
-    """Batches of 8-bit ``pixels`` (N, C, H, W) as the model's bins, on its device."""
+class Unit(NamedTuple):
+    """What bounds of a model's data are told in."""
+
+    name: str
+    key: str  # of tables
+    of: Callable[[Any], Any]  # nats of a sample
+
+
+def unit(model: LatentModel) -> Unit:
+    """Bits a dimension for data in bins, nats a sample for continuous data, whose bits depend on their units."""
+    if model.decoder.bits is None:
+        return Unit("nats", "nats", lambda nats: nats)
+    return Unit("bits/dim", "bits_per_dim", partial(bits_per_dim, dims=math.prod(model.shape)))
+
+
+def to_bins(values: Values, bits: int | None) -> Values:
+    """8-bit values to ``bits``-bit bins, floor(x / 2^(8 - bits)); continuous values (no bits) as they are."""
+    return values if bits is None else values >> (8 - bits)
+
+
+def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches (x, y) as the model takes them, on its device; y is None where it takes no labels."""
     device = next(model.parameters()).device
-    for start in range(0, len(pixels), size):
-        yield torch.from_numpy(to_bins(pixels[start : start + size], model.decoder.bits)).to(device)
-
-
-def to_bins(pixels: Pixels, bits: int) -> Pixels:
-    """8-bit values to ``bits``-bit bins: floor(x / 2^(8 - bits))."""
-    return pixels >> (8 - bits)
-
-
-def spread(pixels: np.ndarray, n: int) -> np.ndarray:
-    """``n`` images from all over the set, which may be sorted by class."""
-    return pixels[np.unique(np.linspace(0, len(pixels) - 1, min(n, len(pixels))).round().astype(int))]
+    for start in range(0, len(samples), size):
+        part = slice(start, start + size)
+        x = torch.from_numpy(to_bins(samples.values[part], model.decoder.bits)).to(device)
+        labels = samples.labels if model.classes else None
+        yield x, None if labels is None else torch.from_numpy(labels[part]).to(device)
 
 
 @torch.no_grad()
-def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
-    """The bound of each 8-bit image of ``pixels`` (N, C, H, W), averaged over ``samples`` draws of u.
+def bounds(model: LatentModel, data: Samples, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
+    """The bound of each sample of ``data``, averaged over ``samples`` draws of u.
 
     The K-sample bound takes the same draws. A rate that is known in closed form (``vae``) is, and only that bound
     takes the sampled one. Noise comes from ``seed`` alone.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []
-    for x in batches(pixels, model, batch_size):
+    for x, y in batches(model, data, batch_size):
         noise = [model.noise(len(x), generator) for _ in range(samples)]
-        draws = [model(x, u=u) for u in noise]
-        weights = [model(x, u=u, sampled=True) for u in noise] if model.gaussian else draws
+        draws = [model(x, y, u) for u in noise]
+        weights = [model(x, y, u, sampled=True) for u in noise] if model.gaussian else draws
         rate = torch.stack([t.rate.cpu().double() for t in draws]).mean(0)
         distortion = torch.stack([t.distortion.cpu().double() for t in draws]).mean(0)
         rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(weights)]))
@@ -59,23 +75,23 @@ def bounds(model: LatentModel, pixels: np.ndarray, samples: int = 1, seed: int =
 
 
 def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
-    """Averages over images of ``bounds``, with their standard errors, in nats an image and bits a dimension."""
-    dims = math.prod(model.shape)
+    """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit."""
+    told = unit(model)
     error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
     result: dict[str, Any] = {
-        "bits_per_dim": bits_per_dim(float(found.loss.mean()), dims),
-        "bits_per_dim_error": bits_per_dim(error, dims),
-        "bound": "upper bound on -log2 p(x) / dimensions, mean over images",
+        told.key: told.of(float(found.loss.mean())),
+        f"{told.key}_error": told.of(error),
+        "bound": f"{'' if isinstance(model.posterior, Exact) else 'upper bound on '}-log p(x), mean over samples",
         "noise": model.decoder.noise,
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
-        "images": len(found.loss),
-        "dimensions": dims,
+        "images" if len(model.shape) == 3 else "rows": len(found.loss),
+        "dimensions": math.prod(model.shape),
         "bits": model.decoder.bits,
         "samples": samples,
     }
     if samples > 1:
-        result["tighter_bits_per_dim"] = bits_per_dim(float(found.tighter.mean()), dims)
+        result[f"tighter_{told.key}"] = told.of(float(found.tighter.mean()))
         result["tighter_nats"] = float(found.tighter.mean())
     return result

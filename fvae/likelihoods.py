@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from fvae.atoms import LOG_2PI, log_normal, total, whiten
 from fvae.flows.reshape import no_change
+from fvae.params import BestStd
+
+CONTINUOUS = "none: a density of continuous data"
 
 
 def to_unit(x: Tensor, bits: int) -> Tensor:
@@ -31,33 +34,38 @@ class Scaled(nn.Module):
 
 
 class Certain(nn.Module):
-    """q(x|z) = 1 for the bin that z = (x + U) / 2^bits lies in: the decoder of an exact flow, log q = 0."""
+    """q(x|z) = 1 for the bin that z = (x + U) / 2^bits lies in: the decoder of an exact flow, log q = 0.
 
-    noise = "uniform dequantisation, sampled"
+    Without bits: of continuous data, where z is x.
+    """
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int | None):
         super().__init__()
         self.bits = bits
+        self.noise = CONTINUOUS if bits is None else "uniform dequantisation, sampled"
 
     def forward(self, x, z):
         return no_change(z)
 
     def mean(self, z):
         """Bins, unrounded, so that encode(decode(e)) = e: a z in the middle of its bin gives that bin exactly."""
-        return z * 2**self.bits - 0.5
+        return z if self.bits is None else z * 2**self.bits - 0.5
 
 
 class Gaussian(nn.Module):
     """log N(x; mean(z), std(z)^2), continuous data: no noise is added and no bin is counted."""
 
-    noise = "none: a density of continuous data"
+    noise, bits = CONTINUOUS, None
 
     def __init__(self, params: nn.Module):
         super().__init__()
         self.params = params
 
     def forward(self, x, z):
-        e, logdet = whiten(x, *self.params(z))
+        mean, log_std = self.params(z)
+        if isinstance(self.params, BestStd):
+            log_std = self.params.best((x - mean).square())
+        e, logdet = whiten(x, mean, log_std)
         return log_normal(e) + logdet
 
     def mean(self, z):
@@ -87,6 +95,8 @@ class BinnedGaussian(nn.Module):
         mean, log_std = self.params(z)
         width = 2 / 2**self.bits
         square = (to_unit(x, self.bits) - mean).square() + width**2 / 12
+        if isinstance(self.params, BestStd):
+            log_std = self.params.best(square)
         constant = math.log(width) - 0.5 * LOG_2PI
         return total(constant - log_std - 0.5 * square * torch.exp(-2 * log_std))
 

@@ -9,10 +9,13 @@ Under autocast the networks may compute in bfloat16: their outputs are widened h
 in float32.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]
@@ -107,26 +110,227 @@ class MeanOnly(Explicit):
 
 
 class SharedStd(nn.Module):
-    """The mean from a network and one scalar std, trained or fixed: f-VAE's sigma_1 and sigma_2 (Su & Wu, 2018).
+    """The mean from a network and one std, or one a channel, trained or fixed: f-VAE's sigma_1, sigma_2.
 
     A scalar log_std under Adam moves by about the learning rate a step, and would set the pace of the whole model: the
-    optimiser gives it ``pace`` times the networks' rate. It has no floor: in ``BinnedGaussian`` the bin's own w^2 / 12
-    keeps its best value above w / sqrt(12).
+    optimiser gives it ``pace`` times the networks' rate. It has no floor of its own: in ``BinnedGaussian`` the bin's
+    w^2 / 12 keeps its best value above w / sqrt(12). ``shape`` is that of log_std: () or (C, 1, ...). With ``least``,
+    below ``std``, it never becomes less than that.
     """
 
     log_std: Tensor
 
-    def __init__(self, net: nn.Module, std: float, learned: bool = True, pace: float = 1.0):
+    def __init__(
+        self,
+        net: nn.Module,
+        std: float,
+        learned: bool = True,
+        pace: float = 1.0,
+        shape: tuple[int, ...] = (),
+        least: float = 0.0,
+    ):
         super().__init__()
-        self.net, self.pace = net, pace
-        log_std = torch.tensor(float(std)).log()
+        self.net, self.pace, self.least = net, pace, least
+        log_std = torch.full(shape, float(std) - least).log()
         if learned:
             self.log_std = nn.Parameter(log_std)
         else:
             self.register_buffer("log_std", log_std)
 
     def forward(self, *cond) -> Pair:
+        return wide(self.net(*present(cond))), self.floored()
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, in the mean over channels."""
+        return self.floored().exp().mean()
+
+    def floored(self) -> Tensor:
+        """The log of least + exp(log_std): above that of ``least``, with a gradient everywhere."""
+        if not self.least:
+            return self.log_std
+        return math.log(self.least) + F.softplus(self.log_std - math.log(self.least))
+
+
+class Headed(nn.Module):
+    """The mean from a network and log_std from a second one on top of it, near log ``std`` at the start: sigma(x).
+
+    log_std = log std + bound tanh(head(mean) / bound), ``head`` zero-initialised.
+    """
+
+    def __init__(self, net: nn.Module, head: nn.Module, std: float, bound: float = 3.0):
+        super().__init__()
+        self.net, self.head, self.bound, self.start = net, head, bound, math.log(std)
+
+    def forward(self, *cond) -> Pair:
+        mean = self.net(*present(cond))
+        return wide(mean), self.start + self.bound * torch.tanh(wide(self.head(mean)) / self.bound)
+
+
+class BestStd(nn.Module):
+    """The mean from a network and the std that is best for the data at hand: sigma-VAE's (Rybkin et al., 2021).
+
+    std^2 = mean of (x - mean)^2 over a training batch, which minimises the Gaussian's loss; no gradient is needed for
+    it. In evaluation it is that of the last batches, kept as ``Statistics`` keeps its own.
+    """
+
+    def __init__(self, net: nn.Module, std: float):
+        super().__init__()
+        self.net = net
+        self.seen = Running(torch.tensor(float(std) ** 2))
+
+    @property
+    def log_std(self) -> Tensor:
+        return 0.5 * self.seen.value.log()
+
+    @property
+    def std(self) -> Tensor:
+        return self.seen.value.sqrt()
+
+    def forward(self, *cond) -> Pair:
         return wide(self.net(*present(cond))), self.log_std
+
+    def best(self, square: Tensor) -> Tensor:
+        """log_std for squared errors (B, *): the batch's in training, the kept one otherwise."""
+        if not self.training:
+            return self.log_std
+        mean = across(square.mean())
+        self.seen.see(mean)
+        return 0.5 * mean.log()
+
+
+class Running(nn.Module):
+    """The running mean of statistics seen in training: of the last ones, or from ``restart`` on of all."""
+
+    value: Tensor
+    count: Tensor
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value)
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        self.count.zero_()
+
+    @torch.no_grad()
+    def see(self, value: Tensor) -> None:
+        self.count += 1
+        self.value.lerp_(value.to(self.value.dtype), (1 / self.count).clamp(min=MOMENTUM).to(self.value.dtype))
+
+
+MOMENTUM = 0.01
+
+
+class Across(torch.autograd.Function):
+    """The mean over all processes, and of its gradients: torch's own differentiable one is deprecated."""
+
+    @staticmethod
+    def forward(ctx, a):
+        a = a.clone()
+        dist.all_reduce(a)
+        return a / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Across.forward(ctx, gradient)
+
+
+def across(mean: Tensor) -> Tensor:
+    """The mean over all processes of what each has the mean of, with its gradient."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return mean
+    return Across.apply(mean)
+
+
+class Statistics(nn.Module):
+    """(x - mean) / std over the batch, by dimension: batch normalisation without centre and scale.
+
+    Shapes: (B, C, *) to itself. Nothing is added to the variance: a network that lowers the KL makes x as small as
+    what is added, and the floors built on deviation 1 are gone. Below 1e-20 x counts as constant.
+    In training the batch's own statistics, over all processes; in evaluation running ones. Raises ``ValueError`` for a
+    batch of one, which has none.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.seen = Running(torch.stack([torch.zeros(channels), torch.ones(channels)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = wide(x)
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        if self.training:
+            flat = x.transpose(0, 1).flatten(1)
+            if flat.shape[1] == 1:
+                raise ValueError("batch normalisation in training: expected a batch of 2 or more, found 1")
+            mean = across(flat.mean(1))
+            var = across((flat - mean[:, None]).square().mean(1))
+            self.seen.see(torch.stack([mean, var]))
+        else:
+            mean, var = self.seen.value
+        return (x - mean.view(shape)) * torch.rsqrt(var.view(shape).clamp(min=1e-20))
+
+
+class Normalised(nn.Module):
+    """A posterior's means kept apart, so that its KL can't vanish: BN-VAE (Zhu et al., 2020).
+
+    mean = gamma (mu - E mu) / std mu + beta over the batch, gamma fixed and beta trained, and log_std as the network
+    gives it: E KL(N(mean, std^2) || N(0, I)) >= d/2 gamma^2 in every batch, whatever the network does, as long as it
+    tells one x from another.
+    ``net(*cond) -> (B, 2d)``.
+    """
+
+    gamma: Tensor
+
+    def __init__(self, net: nn.Module, d: int, gamma: float, bound: float = 6.0):
+        super().__init__()
+        self.split = Split(net, bound)
+        self.statistics = Statistics(d)
+        self.beta = nn.Parameter(torch.zeros(d))
+        self.register_buffer("gamma", torch.tensor(float(gamma)))
+
+    def forward(self, *cond) -> Pair:
+        mean, log_std = self.split(*cond)
+        return self.gamma * self.statistics(mean) + self.beta, log_std
+
+
+class Scaler(nn.Module):
+    """Means and deviations normalised so that the codes of all data together have mean 0 and variance 1 (Su, 2020).
+
+    mean = sqrt(tau + (1 - tau) sigmoid(theta)) BN(mu), std = sqrt((1 - tau) sigmoid(-theta)) |BN(s)|, one trained theta
+    a dimension for both, so that mean^2 + std^2 = 1 in every batch. The KL is at least -1/2 log(1 - tau) nats a
+    dimension, 0.347 at tau = 1/2. The sign of BN(s) is free: only its square counts. ``net(*cond) -> (B, 2d)``.
+    """
+
+    def __init__(self, net: nn.Module, d: int, tau: float):
+        super().__init__()
+        self.net, self.tau = net, tau
+        self.means, self.deviations = Statistics(d), Statistics(d)
+        self.theta = nn.Parameter(torch.zeros(d))
+
+    def forward(self, *cond) -> Pair:
+        mu, s = self.net(*present(cond)).chunk(2, 1)
+        part = (1 - self.tau) * torch.sigmoid(-self.theta)
+        variance = part * self.deviations(s).square()
+        return torch.sqrt(1 - part) * self.means(mu), 0.5 * torch.log(variance + 1e-8)
+
+
+class Relative(nn.Module):
+    """A posterior whose mean is measured from that of the label: mean = mean_y + r(x), on the condition (x, y).
+
+    A normalised mean alone doesn't bound the KL to a prior of classes; that of r does.
+    """
+
+    def __init__(self, params: nn.Module, means: nn.Module):
+        super().__init__()
+        self.params = params
+        self.means = (means,)  # the prior's: not ours to count
+
+    def forward(self, cond) -> Pair:
+        x, y = cond
+        mean, log_std = self.params(x)
+        return mean + self.means[0](y)[0], log_std
 
 
 class Learned(nn.Module):
@@ -140,3 +344,40 @@ class Learned(nn.Module):
 
     def forward(self, *cond) -> Pair:
         return self.mean, self.log_std
+
+
+class Fixed(nn.Module):
+    """One (mean, log_std) a channel, not trained: ``(C, 1, ...)`` for data of ``shape`` (C, ...)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        channels = (shape[0], *(1 for _ in shape[1:]))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("log_std", torch.zeros(channels))
+
+    def forward(self, *cond) -> Pair:
+        return self.mean, self.log_std
+
+
+class ClassMeans(nn.Module):
+    """A trained mean for each label and std = 1: (B,) labels, or (B, K) weights of labels, to (B, D) (Su, 2018).
+
+    Weights are for the way between two labels.
+    """
+
+    log_std: Tensor
+
+    def __init__(self, classes: int, d: int):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(classes, d))
+        self.register_buffer("log_std", torch.zeros(()), persistent=False)
+
+    def forward(self, *cond) -> Pair:
+        (y,) = cond
+        if y is None:
+            raise ValueError("expected labels y (B,), found none: this model's prior is one of classes")
+        with without_autocast(self.mean):
+            return (y.to(self.mean.dtype) @ self.mean if y.dim() == 2 else self.mean[y.long()]), self.log_std

@@ -57,3 +57,37 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions()[path.suffix.lower()]
     with replacing(path) as part:
         picture.save(part, format=kind)
+
+
+def save_scatter(data: np.ndarray, samples: np.ndarray, columns: list[str], path: Path, most: int = 4) -> None:
+    """Samples (n, D) over data (N, D), the first columns against each other and as histograms on the diagonal."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    d = min(most, data.shape[1])
+    figure = Figure(figsize=(2.4 * d, 2.4 * d), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(d, d, squeeze=False, sharex="col")
+    few = len(data) < 300
+    bins, dots = (16, {"ms": 4, "alpha": 0.6}) if few else (40, {"ms": 2, "alpha": 0.5})
+    low, high = np.quantile(data[:, :d], [0.001, 0.999], axis=0)
+    margin = np.where(high > low, 0.05 * (high - low), 1)  # a column may be constant in the data at hand
+    ranges = np.stack([low - margin, high + margin], 1)
+    for i in range(d):
+        for j in range(d):
+            if i == j:
+                for values, colour in ((data, "#737373"), (samples, "#d95f02")):
+                    counts, edges = np.histogram(values[:, i], bins, tuple(ranges[i]))
+                    axes[i, i].stairs(counts / len(values), edges, color=colour)
+                axes[i, i].set_yticks([])
+            elif i > j:
+                for values, colour in ((data, "#737373"), (samples, "#d95f02")):
+                    axes[i, j].plot(values[:, j], values[:, i], "o", mew=0, color=colour, **dots)
+                axes[i, j].set_ylim(*ranges[i])
+            else:
+                axes[i, j].axis("off")
+            axes[i, j].set_xlim(*ranges[j])
+        axes[d - 1, i].set_xlabel(columns[i] if i < len(columns) else str(i))
+    figure.suptitle("grey: held-out data, orange: samples", fontsize=9)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=80, format="png")

@@ -39,7 +39,7 @@ class ProgressBar(Callback):
         done = trainer.global_step / self.steps if self.steps > 0 else 0.0
         if self.minutes is not None:
             done = max(done, seconds(trainer) / (60 * self.minutes))
-        loss = f"loss {float(training.losses[-1]):.4f} bits/dim" if training.losses else ""
+        loss = f"loss {float(training.losses[-1]):.4f} {training.unit.name}" if training.losses else ""
         if self.shown:
             self.bar.update(self.task, completed=done, description=f"step {trainer.global_step}  {loss}")
         else:

@@ -1,4 +1,4 @@
-"""The run folder: its settings in ``config.yaml``, and the images that it was made from."""
+"""The run folder: its settings in ``config.yaml``, and the data that it was made from."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fvae.data.images import Images, Shape, load_images
+from fvae.data import Samples, Shape, load_data
 from fvae.errors import UserError
 from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
@@ -20,7 +20,7 @@ FREE = {
     f"train.{k}" for k in ("steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy")
 }
 FREE |= {"data.source"}
-NEEDED = ("step", "seconds", "test_bits_per_dim", "test_rate_bits_per_dim", "test_distortion_bits_per_dim")
+BOUNDS = ("", "rate_", "distortion_")  # of each evaluation, on held-out data
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -100,10 +100,10 @@ def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings
                 raise UserError(f"{flag}: {run} was begun with {before} and can't go on with {now}: take another --out")
 
 
-def run_images(
+def run_data(
     run: Path, given: DataSettings, split: str | None, shape: Shape, whole: bool = False
-) -> tuple[Images, str]:
-    """The images to use a run on, as the model wants them, and what they are in words.
+) -> tuple[Samples, str]:
+    """The data to use a run on, as the model wants them, and what they are in words.
 
     Without a source: the run's, held out unless ``split`` says otherwise. Another source is treated as the run's was
     (size, colour) and, where it has no test split, taken whole. With ``whole`` any source that is named is taken whole.
@@ -126,7 +126,7 @@ def run_images(
         "all": "whole",
         "unseen": "the test split if it has one, else whole",
     }
-    return load_images(data, part, shape), f"{data.source} ({names[part]})"
+    return load_data(data, part, shape), f"{data.source} ({names[part]})"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -138,11 +138,18 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         raise UserError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
     try:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
-        if all(name in rows[0] for name in NEEDED):
+        if {"step", "seconds"} < rows[0].keys() and told_in(rows):
             return rows
     except (ValueError, TypeError, IndexError):
         pass
-    raise UserError(f"{path}: expected numbers under {', '.join(NEEDED)}, as fvae train writes it")
+    names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS)
+    raise UserError(f"{path}: expected numbers under step, seconds, {names} (or nats), as fvae train writes it")
+
+
+def told_in(rows: list[dict[str, float]]) -> str:
+    """What the bounds of metrics are told in, bits_per_dim or nats; "" where there are none."""
+    keys = ("bits_per_dim", "nats")
+    return next((key for key in keys if all(f"test_{part}{key}" in rows[0] for part in BOUNDS)), "")
 
 
 def data_name(run: Path) -> str:

@@ -12,11 +12,12 @@ from fvae.errors import UserError
 
 @dataclass
 class DataSettings:
-    """Where the images come from and what is done to them once, when they are read."""
+    """Where the data come from and what is done to them once, when they are read."""
 
     source: str = ""
     """digits, a Hugging Face data set (mnist, cifar10, user/name), or a path: a folder of images, a .zip or
-    .parquet of images, an .npz with `images` (N, H, W, C) uint8 and maybe `labels`, an idx .gz"""
+    .parquet of images, an .npz with `images` (N, H, W, C) uint8 and maybe `labels`, an idx .gz; or rows of numbers:
+    a .csv, a .parquet, an .npz with `x` (N, D) and maybe `labels`"""
     size: int | None = None
     """resize the shorter side to this many pixels and crop the centre to a square (default: as they are)"""
     colour: Literal["auto", "grey", "rgb"] = "auto"
@@ -36,7 +37,7 @@ class TrainSettings:
     minutes: float | None = None
     """time in all, with evaluations and a resumed run's earlier sessions; with steps: whichever ends first"""
     batch_size: int = 32
-    """images a step, over all devices together"""
+    """images or rows a step, over all devices together"""
     lr: float = 1e-3
     """AdamW's learning rate after the warm-up"""
     warmup: int = 100
@@ -44,13 +45,13 @@ class TrainSettings:
     weight_decay: float = 0.0
     """AdamW's weight decay, of the networks' weights alone"""
     clip: float = 10.0
-    """largest norm of the gradient of the loss in bits/dim"""
+    """largest norm of the gradient of the loss, in bits/dim of images and nats of rows"""
     ema: float = 0.999
     """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
     every: int = 200
-    """steps between evaluations, checkpoints and sample grids"""
+    """steps between evaluations, checkpoints and pictures of samples"""
     test_images: int = 256
-    """held-out images in those evaluations (`fvae evaluate` takes all of them)"""
+    """held-out images or rows in those evaluations (`fvae evaluate` takes all of them)"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
     reversible: bool = False

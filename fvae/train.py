@@ -28,19 +28,18 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from fvae.bound import LatentModel, bits_per_dim, fit_actnorms
+from fvae.bound import LatentModel, fit_actnorms, fit_statistics, some_labels
 from fvae.checkpoint import check_checkpoint, save
-from fvae.data.images import Images
+from fvae.data.samples import Samples
 from fvae.errors import UserError
-from fvae.evaluate import bounds, spread, summary, to_bins
+from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import replacing, write_text
 from fvae.flows import set_reversible
 from fvae.memory import keep_freed_memory
-from fvae.params import SharedStd
-from fvae.pictures import save_picture, square, to_uint8
+from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
 
-FIT_IMAGES = 256  # for actnorm's first statistics
+FIT_IMAGES, FIT_ROWS = 256, 10_000  # for actnorm's first statistics, and those that columns are standardised by
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
 SIGMAS = {"posterior.params": "sigma_1", "decoder.params": "sigma_2"}  # as the theory calls them
@@ -75,19 +74,19 @@ class Batches:
 
 
 class Feed:
-    """The batches' images as they are decoded, 8 bits a value: the next ones are read while a step computes.
+    """The batches' samples (x, y), images as they are decoded, 8 bits a value: the next are read while a step computes.
 
     They may lie in memory or in a memory map; for a GPU they are put where it fetches them by itself (pinned).
     """
 
-    def __init__(self, pixels: np.ndarray, batches: Batches, pinned: bool):
-        self.pixels, self.batches, self.pinned = pixels, batches, pinned
+    def __init__(self, values: np.ndarray, labels: np.ndarray | None, batches: Batches, pinned: bool):
+        self.values, self.labels, self.batches, self.pinned = values, labels, batches, pinned
 
-    def read(self, indices: np.ndarray) -> Tensor:
-        x = torch.from_numpy(self.pixels.take(indices, 0))
-        return x.pin_memory() if self.pinned else x
+    def read(self, indices: np.ndarray) -> list[Tensor | None]:
+        found = [None if a is None else torch.from_numpy(a.take(indices, 0)) for a in (self.values, self.labels)]
+        return [a.pin_memory() if self.pinned and a is not None else a for a in found]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[list[Tensor | None]]:
         with ThreadPoolExecutor(1) as reader:
             steps = iter(self.batches)
             coming = reader.submit(self.read, next(steps))
@@ -116,7 +115,7 @@ def decay(most: float, n: int) -> float:
 
 
 class Training(LightningModule):
-    """One model in training, with the average of its weights; the loss is the bound in bits/dim.
+    """One model in training, with the average of its weights; the loss is the bound in the data's unit.
 
     Nothing in a step waits for the device: norms, losses and counts stay there until a row of metrics.csv is due.
     """
@@ -124,10 +123,12 @@ class Training(LightningModule):
     skips: Tensor
     row_of_skips: Tensor
 
-    def __init__(self, model: LatentModel, settings: TrainSettings, pixels: np.ndarray, digest: str = ""):
+    def __init__(self, model: LatentModel, settings: TrainSettings, data: Samples):
         super().__init__()
-        self.model, self.settings, self.pixels = model, settings, pixels
-        self.digest = digest  # of the images, so that a run goes on with those it was begun with
+        self.model, self.settings, self.data = model, settings, data
+        self.labels = used_labels(model, data)
+        self.digest = digest(data.values, self.labels)  # so that a run goes on with the data it was begun with
+        self.unit = unit(model)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.call = compiled(model) if settings.compile else model
         self.losses: list[Tensor] = []
@@ -136,10 +137,6 @@ class Training(LightningModule):
         self.register_buffer("row_of_skips", torch.zeros(()))  # and in a row
         self.kept = 0
         self.rows: list[dict[str, float]] = []  # of metrics.csv; kept in checkpoints, so that none is lost or doubled
-
-    @property
-    def averaged(self) -> LatentModel:
-        return self.average.eval()
 
     def update_average(self, n: int) -> None:
         """average <- d average + (1 - d) model, after step n."""
@@ -150,15 +147,16 @@ class Training(LightningModule):
     def train_dataloader(self) -> Feed:
         s = self.settings
         batches = Batches(
-            len(self.pixels), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
+            len(self.data), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
         )
-        return Feed(self.pixels, batches, pinned=self.device.type == "cuda")
+        return Feed(self.data.values, self.labels, batches, pinned=self.device.type == "cuda")
 
-    def training_step(self, x: Tensor, index: int) -> Tensor:
+    def training_step(self, batch: list, index: int) -> Tensor:
+        x, y = batch
         x = to_bins(x, self.model.decoder.bits)
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
-        loss = bits_per_dim(self.call(x, u=u).loss(), math.prod(self.model.shape))
+        loss = self.unit.of(self.call(x, y, u).loss())
         self.losses.append(loss.detach())
         return loss
 
@@ -200,7 +198,7 @@ class Keeper(Callback):
     """What is kept of a run: the average of the weights at each step; every ``every`` steps and at the end the held-out
     bound, metrics.csv, a sample grid, the weights to use, and, last of all, the checkpoint to resume from."""
 
-    def __init__(self, run: Path, test: np.ndarray, report: Callable[[str], None]):
+    def __init__(self, run: Path, test: Samples, report: Callable[[str], None]):
         self.run, self.test, self.report = run, test, report
 
     def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
@@ -215,6 +213,7 @@ class Keeper(Callback):
             self.keep_all(trainer, training)
 
     def keep_all(self, trainer: Trainer, training: Training) -> None:
+        fit_statistics(training.average, batches(training.average, training.data.spread(FIT_ROWS // 5), 512))
         loss = torch.stack(training.losses).nanmean() if training.losses else torch.tensor(math.nan)
         loss = trainer.strategy.reduce(loss.to(training.device), reduce_op="mean")
         if trainer.is_global_zero:
@@ -224,33 +223,42 @@ class Keeper(Callback):
         trainer.save_checkpoint(self.run / CHECKPOINT, weights_only=False)
 
     def keep(self, trainer: Trainer, training: Training, loss: float) -> None:
-        model = training.averaged
+        model, told = training.average.eval(), training.unit
         test = summary(model, bounds(model, self.test), 1)
-        dims = test["dimensions"]
         row = {
             "step": trainer.global_step,
             "seconds": round(seconds(trainer), 1),
-            "train_bits_per_dim": loss,
-            "test_bits_per_dim": test["bits_per_dim"],
-            "test_rate_bits_per_dim": bits_per_dim(test["rate"], dims),
-            "test_distortion_bits_per_dim": bits_per_dim(test["distortion"], dims),
+            f"train_{told.key}": loss,
+            f"test_{told.key}": test[told.key],
+            f"test_rate_{told.key}": told.of(test["rate"]),
+            f"test_distortion_{told.key}": told.of(test["distortion"]),
             "gradient_norm": float(training.norm),
             "skipped_steps": int(training.skips),
-            **{SIGMAS.get(n, n): float(p.log_std.exp()) for n, p in model.named_modules() if isinstance(p, SharedStd)},
+            **{SIGMAS.get(n, n): float(p.std) for n, p in model.named_modules() if hasattr(p, "std")},
         }
         training.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=trainer.global_step)
         write_text(self.run / "metrics.csv", table(training.rows))
-        generator = torch.Generator().manual_seed(0)
-        images = to_uint8(model.sample(16, temperature=0.8, generator=generator), model.decoder.bits)
-        save_picture(square(images), self.run / "samples" / f"step_{trainer.global_step:07d}.png")
+        picture(model, self.test, self.run / "samples" / f"step_{trainer.global_step:07d}.png")
         save(model, self.run)
         self.report(
-            f"step {row['step']}  {row['seconds']:.0f} s  train {row['train_bits_per_dim']:.4f}  "
-            f"held-out {row['test_bits_per_dim']:.4f} bits/dim"
+            f"step {row['step']}  {row['seconds']:.0f} s  train {loss:.4f}  "
+            f"held-out {row[f'test_{told.key}']:.4f} {told.name}"
             + (f"  {row['skipped_steps']} non-finite steps skipped" if row["skipped_steps"] else "")
         )
+
+
+def picture(model: LatentModel, test: Samples, path: Path) -> None:
+    """Samples of images on a sheet; of vectors, beside the data, column against column."""
+    generator = torch.Generator().manual_seed(0)
+    if model.decoder.bits is None:
+        n = min(1000, len(test))
+        y = some_labels(model, n, generator)
+        save_scatter(test.spread(n).values, model.sample(n, y, 1.0, generator).cpu().numpy(), test.columns, path)
+    else:
+        x = model.sample(16, some_labels(model, 16, generator), 0.8, generator)
+        save_picture(square(to_uint8(x, model.decoder.bits)), path)
 
 
 def table(rows: list[dict[str, float]]) -> str:
@@ -307,48 +315,56 @@ def make_trainer(settings: TrainSettings, **options: Any) -> Trainer:
         raise UserError(f"{' '.join(given) or 'train'}: not possible on this machine: {error}") from None
 
 
-def digest(images: Images) -> str:
-    """A short text that is the same for the same images alone."""
-    return hashlib.blake2b(np.ascontiguousarray(images.pixels).data, digest_size=16).hexdigest()
+def digest(values: np.ndarray, labels: np.ndarray | None) -> str:
+    """A short text that is the same for the same values and labels alone."""
+    found = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16)
+    if labels is not None:
+        found.update(np.ascontiguousarray(labels).data)
+    return found.hexdigest()
 
 
-def step_to_resume(run: Path, model: LatentModel, images: Images) -> int:
-    """The step of the run's checkpoint, 0 without one; raises ``UserError`` where model and images don't go with it."""
+def used_labels(model: LatentModel, data: Samples) -> np.ndarray | None:
+    return data.labels if model.classes else None
+
+
+def step_to_resume(run: Path, model: LatentModel, data: Samples) -> int:
+    """The step of the run's checkpoint, 0 without one; raises ``UserError`` where model and data don't go with it."""
     path = run / CHECKPOINT
-    return check_checkpoint(path, model, digest(images)) if path.exists() else 0
+    return check_checkpoint(path, model, digest(data.values, used_labels(model, data))) if path.exists() else 0
 
 
 def train(
     model: LatentModel,
-    images: Images,
-    test: Images,
+    data: Samples,
+    test: Samples,
     run: Path,
     settings: TrainSettings,
     resume: bool = False,
     progress: Callback | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train ``model`` and keep the run in the folder ``run``; returns the last row of its ``metrics.csv``.
+    """Train ``model`` on ``data`` and keep the run in the folder ``run``; returns the last row of its ``metrics.csv``.
 
     With ``resume`` it goes on from the run's last checkpoint, if there is one. ``report`` gets a line at each
     evaluation. Raises ``UserError`` for settings that don't fit, a damaged checkpoint, or too many non-finite steps,
     ``MachineError`` where a file can't be written.
     """
     settings.check()
-    bits = model.decoder.bits
-    begin = step_to_resume(run, model, images) if resume else 0
+    begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
-        first = Batches(len(images), min(FIT_IMAGES, len(images)), mixed(settings.seed, 1), lambda: 0).step(0)
+        n = min(len(data), FIT_IMAGES if len(data.shape) == 3 else FIT_ROWS)
+        first = Batches(len(data), n, mixed(settings.seed, 1), lambda: 0).step(0)
+        x, y = next(batches(model, data.take(first), n))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(settings.seed, 2))
-            fit_actnorms(model, torch.from_numpy(to_bins(images.pixels[first], bits)))
+            fit_actnorms(model, x, y)
     keep_freed_memory()
     set_reversible(model, settings.reversible)
-    training = Training(model, settings, images.pixels, digest(images))
+    training = Training(model, settings, data)
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
-    size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, images.shape))
-    held_out = f"{len(images)} images of {shape} and {len(test)} held out"
+    size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, data.shape))
+    held_out = f"{len(data)} {data.noun} of {shape} and {len(test)} held out"
     since = f"from step {begin} to " if begin else ""
     report(f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}")
     budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}
@@ -358,7 +374,7 @@ def train(
         max_epochs=-1,
         callbacks=[
             Timer(budget, interval="step", verbose=False),
-            Keeper(run, spread(test.pixels, settings.test_images), report),
+            Keeper(run, test.spread(settings.test_images), report),
         ]
         + ([progress] if progress else []),
         logger=TensorBoardLogger(run, name="tensorboard", version=""),

@@ -17,6 +17,7 @@ SMALL = {
     "glow": {"levels": 1, "depth": 1, "width": 8},
     "vae": {"levels": 1, "width": 8, "latent": 4},
     "f_vae": {"squeezes": 1, "levels": 1, "depth": 1, "width": 8, "blocks": 1},
+    "f_vae_general": {"squeezes": 1, "levels": 1, "depth": 1, "width": 8, "blocks": 1},
 }
 
 
@@ -54,10 +55,10 @@ CONFIGS = {
 }
 CHANGES = [
     ("format", 99, "config.json: format 99, written by fvae .*; this is fvae .*, which reads format 2"),
-    ("recipe", "nope", "config.json: unknown recipe 'nope'; known are glow"),
+    ("recipe", "nope", "config.json: unknown recipe 'nope'; known are nice, realnvp, glow"),
     ("recipe", ["glow"], "config.json: unknown recipe"),
     ("shape", "8x8", "config.json: expected a list `shape` and a table `settings`"),
-    ("shape", [8, 8], r"config.json: glow: shape must be \(channels, height, width\); found \(8, 8\)"),
+    ("shape", [8, 8], r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8, 8\)"),
     ("settings", {"width": "8"}, "config.json: glow: width must be a whole number; found '8'"),
     ("settings", {"widht": 8}, "config.json: glow has no setting 'widht'"),
     ("settings", {**SMALL["glow"], "depth": 2}, "model.safetensors: lacks prior.* not of the model of .*config.json"),
@@ -128,10 +129,10 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         check_checkpoint(tmp_path / "last.ckpt", vae((1, 8, 8), **{**SMALL["vae"], "latent": 5}), "0")
 
 
-def test_checkpoint_of_other_images_is_refused(tmp_path):
+def test_checkpoint_of_other_data_is_refused(tmp_path):
     model = vae((1, 8, 8), **SMALL["vae"])
     torch.save(checkpoint(model), tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match=r"last.ckpt was begun with other images than --data has now"):
+    with pytest.raises(UserError, match=r"last.ckpt was begun with other data than --data has now"):
         check_checkpoint(tmp_path / "last.ckpt", model, "1")
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,20 +23,30 @@ from PIL import Image
 
 from fvae.checkpoint import load
 from fvae.cli import ARGUMENTS, COMMANDS, main
+from fvae.data import load_data
+from fvae.evaluate import bounds
+from fvae.pictures import to_uint8
 from fvae.recipes import RECIPES
 from fvae.settings import DataSettings, TrainSettings
 
 DIGITS = ["--data", "digits"]
+STEPS = [
+    *("--train.steps", "4", "--train.every", "2", "--train.batch_size", "8", "--train.test_images", "8"),
+    *("--train.accelerator", "cpu"),
+]
 TINY = [
     *("--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "1", "--model.depth", "1"),
-    *("--model.width", "8", "--model.bits", "4", "--train.steps", "4", "--train.every", "2"),
-    *("--train.batch_size", "8", "--train.test_images", "8", "--train.accelerator", "cpu"),
+    *("--model.width", "8", "--model.bits", "4", *STEPS),
 ]
+SMALL = ["--model.levels", "1", "--model.latent", "2", "--model.width", "4"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with a run, its two model files alone, images, and much that is broken; no test may change it."""
+    """A folder with runs on images, rows and labels, the first's model alone, data, and much that is broken.
+
+    No test may change it.
+    """
     home = tmp_path_factory.mktemp("cli")
     assert main(["train", "f_vae", *DIGITS, "--out", str(home / "run"), *TINY]) == 0
     (home / "model").mkdir()
@@ -71,7 +82,36 @@ def home(tmp_path_factory) -> Path:
     shutil.rmtree(home / "other_shape")
     size = ["--data", str(home / "large"), "--data.size", "4", "--out", str(home / "other_shape")]
     assert main(["train", "f_vae", *size, *TINY]) == 0
+    write_rows(home)
+    for run, recipe, source, settings in (
+        ("rows", "glow", home / "rows.csv", ["--model.depth", "2", "--model.width", "8"]),
+        ("classes", "cvae", "digits", SMALL),
+        ("both", "cvae", home / "both.csv", [*SMALL, "--model.classes", "2"]),
+    ):
+        argv = ["train", recipe, "--data", str(source), "--out", str(home / run), *settings, *STEPS]
+        assert main(argv) == 0
     return home
+
+
+def write_rows(home: Path) -> None:
+    """Rows of the columns a, b, c: alone, with labels, and with what no run on them can take."""
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32) * [1, 10, 0.1]
+    rows = [",".join(map(str, row)) for row in x]
+    swapped = [",".join(map(str, row[[1, 0, 2]])) for row in x]
+    write = {
+        "rows.csv": ["a,b,c", *rows],
+        "both.csv": ["a,b,c,label", *(f"{row},{'xy'[i % 2]}" for i, row in enumerate(rows))],
+        "swapped.csv": ["b,a,c", *swapped],
+        "narrow.csv": ["a,b", *(row.rpartition(",")[0] for row in rows)],
+        "text.csv": ["a,b,c", *(f"{row}x" for row in rows)],
+    }
+    for name, lines in write.items():
+        (home / name).write_text("\n".join(lines) + "\n")
+    np.savez(home / "rows.npz", x=x)
+    np.savez(home / "unlabelled.npz", codes=np.zeros((3, 2), np.float32))
+    np.savez(home / "mislabelled.npz", codes=np.zeros((3, 2), np.float32), labels=[0, 1, 10])
+    np.savez(home / "few_labels.npz", codes=np.zeros((3, 2), np.float32), labels=[0, 1])
+    np.savez(home / "blank.npz", images=np.arange(128, dtype=np.uint8).reshape(2, 8, 8))
 
 
 SETTINGS = {
@@ -274,8 +314,158 @@ def test_two_files_are_all_that_is_needed_to_use_a_model(fvae, words):
     assert (found.status, found.err) == (0, "")
 
 
+# Rows of numbers.
+
+
+def test_evaluate_and_score_of_rows_are_in_nats(fvae, home, tmp_path):
+    found = fvae("evaluate", "rows", "--samples", 2, "--json", "OUT/e.json")
+    assert (found.status, found.err) == (0, "") and "bits" not in found.out and " rows of 3 columns" in found.out
+    e = json.loads((tmp_path / "e.json").read_text())
+    assert e["dimensions"] == 3 and e["bits"] is None and not {"images", "bits_per_dim"} & e.keys()
+    assert e["nats"] == pytest.approx(e["rate"] + e["distortion"]) and f"{e['nats']:.4f}" in found.out
+    assert e["tighter_nats"] == pytest.approx(e["nats"])  # the flow is exact, and its data have no noise
+    assert fvae("score", "rows", "--out", "OUT/s.csv").status == 0
+    scores = table(tmp_path / "s.csv")
+    assert list(scores[0]) == ["name", "nats"] and len(scores) == e["rows"] < 60
+    assert np.mean([float(row["nats"]) for row in scores]) == pytest.approx(e["nats"], abs=1e-5)
+    for source in ("rows.csv", "rows.npz"):  # the same, under names and without
+        assert fvae("score", "rows", "--data", source, "--out", f"OUT/{source}.csv").status == 0
+    a, b = (table(tmp_path / f"rows.{kind}.csv") for kind in ("csv", "npz"))
+    assert len(a) == 60 and [row["nats"] for row in a] == [row["nats"] for row in b]
+
+
+def test_a_run_on_rows_goes_on(fvae, home, tmp_path):
+    shutil.copytree(home / "rows", tmp_path / "r")
+    assert fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6).status == 0
+    assert [row["step"] for row in table(tmp_path / "r/metrics.csv")] == ["2", "4", "6"]
+    assert len(list((tmp_path / "r/samples").glob("*.png"))) == 3
+
+
+def test_rows_are_drawn_as_csv_and_npz(fvae, tmp_path):
+    """Under the data's columns and at temperature 1; what is drawn can be scored."""
+    for out, temperature in (("a.csv", []), ("b.npz", ["--temperature", 1]), ("c.npz", ["--temperature", 0])):
+        found = fvae("sample", "rows", "--n", 5, *temperature, "--out", f"OUT/{out}")
+        assert (found.status, found.err) == (0, "")
+    rows, x = table(tmp_path / "a.csv"), np.load(tmp_path / "b.npz")["x"]
+    assert list(rows[0]) == ["a", "b", "c"] and x.shape == (5, 3) and x.dtype == np.float32
+    np.testing.assert_array_equal(np.array([list(row.values()) for row in rows], np.float32), x)
+    assert (np.ptp(np.load(tmp_path / "c.npz")["x"], axis=0) == 0).all()
+    for source in ("a.csv", "b.npz"):
+        assert fvae("score", "rows", "--data", f"OUT/{source}", "--out", "OUT/s.csv").status == 0
+        assert len(table(tmp_path / "s.csv")) == 5
+
+
+@pytest.mark.parametrize("out", ["back.csv", "back.npz"])
+def test_codes_of_rows_go_round(fvae, home, tmp_path, out):
+    """Data to codes and back: exact to float32's precision."""
+    assert fvae("encode", "rows", "--data", "rows.csv", "--out", "OUT/c.npz").status == 0
+    codes = np.load(tmp_path / "c.npz")
+    assert codes["codes"].shape == (60, 3) and "labels" not in codes and codes["names"][7] == "rows.csv[7]"
+    found = fvae("decode", "rows", "OUT/c.npz", "--out", f"OUT/{out}")
+    assert (found.status, found.out) == (0, f"{tmp_path / out}: 60 rows\n")
+    back = load_data(DataSettings(source=str(tmp_path / out)), "all").values
+    np.testing.assert_allclose(back / [1, 10, 0.1], np.load(home / "rows.npz")["x"] / [1, 10, 0.1], rtol=0, atol=3e-6)
+
+
+def test_compare_of_rows(fvae, tmp_path):
+    found = fvae("compare", "rows", "both", "--out", "OUT/c")
+    assert found.status == 0 and found.out.endswith(": table.md, table.csv, curves.png\n")
+    rows = table(tmp_path / "c/table.csv")
+    assert [(row["run"], row["told in"], row["bits"]) for row in rows] == [("rows", "nats", ""), ("both", "nats", "")]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["curves.png", "table.csv", "table.md"]
+
+
+# Labels.
+
+
+def test_a_label_can_be_drawn(fvae, tmp_path):
+    """With --label all are of it, without one they are drawn evenly; the same codes otherwise."""
+    for out, label in (("a.npz", []), ("b.npz", ["--label", 3]), ("c.npz", ["--label", 4]), ("d.png", ["--label", 4])):
+        found = fvae("sample", "classes", "--n", 50, *label, "--out", f"OUT/{out}")
+        assert (found.status, found.err) == (0, "")
+    a, b, c = (np.load(tmp_path / f"{name}.npz") for name in "abc")
+    assert set(b["labels"]) == {3} and set(c["labels"]) == {4} and set(a["labels"]) == set(range(10))
+    same = a["labels"] == 3
+    np.testing.assert_array_equal(a["images"][same], b["images"][same])
+    assert (b["images"] != c["images"]).any()
+    assert fvae("sample", "classes", "--n", 2, "--temperatures", "0,1", "--label", 3, "--out", "OUT/t.npz").status == 0
+    assert np.load(tmp_path / "t.npz")["labels"].tolist() == [3, 3]
+
+
+def test_labels_of_rows_are_a_column(fvae, tmp_path):
+    """Called label, so that what was drawn, or decoded, is data with labels again."""
+    for out, label in (("a.csv", []), ("b.csv", ["--label", "y"]), ("c.npz", ["--label", 1])):
+        assert fvae("sample", "both", "--n", 20, *label, "--out", f"OUT/{out}").status == 0
+    a, b = (table(tmp_path / f"{name}.csv") for name in "ab")
+    assert list(a[0]) == ["a", "b", "c", "label"]
+    assert {row["label"] for row in a} == {"x", "y"} and {row["label"] for row in b} == {"y"}
+    assert set(np.load(tmp_path / "c.npz")["labels"]) == {1}
+    assert fvae("encode", "both", "--data", "OUT/a.csv", "--out", "OUT/e.npz").status == 0
+    assert fvae("decode", "both", "OUT/e.npz", "--out", "OUT/back.csv").status == 0
+    assert [row["label"] for row in table(tmp_path / "back.csv")] == [row["label"] for row in a]
+    assert fvae("evaluate", "both", "--data", "OUT/back.csv").status == 0
+
+
+def test_labels_go_by_their_names(fvae, tmp_path):
+    """A file that holds only some of the names a run was trained with gives them their numbers; another is refused."""
+    assert fvae("sample", "both", "--n", 9, "--label", "y", "--out", "OUT/y.csv").status == 0
+    assert fvae("encode", "both", "--data", "OUT/y.csv", "--out", "OUT/y.npz").status == 0
+    assert set(np.load(tmp_path / "y.npz")["labels"]) == {1}
+    (tmp_path / "z.csv").write_text((tmp_path / "y.csv").read_text().replace(",y", ",z"))
+    found = fvae("encode", "both", "--data", "OUT/z.csv", "--out", "OUT/z.npz")
+    assert found.status == 2 and "expected the labels x, y, found z" in found.err
+
+
+@pytest.mark.parametrize(
+    "words", ["", "--corners 2", "images/0.png wide.png --labels 3,4", "wide.png " * 4 + "--labels 0,0,9,9"]
+)
+def test_interpolate_between_labels(fvae, tmp_path, words):
+    found = fvae("interpolate", "classes", *words.split(), "--steps", 3, "--out", "OUT/i.png")
+    assert (found.status, found.err) == (0, "")
+    rows = 1 if words.startswith(("--corners", "images")) else 3
+    assert picture(tmp_path / "i.png").shape == (2 + rows * 50, 2 + 3 * 50)
+
+
+def test_the_way_between_two_labels_has_both_ends(fvae, home, tmp_path):
+    """Between one image under two labels the first picture is the first's, the last the second's."""
+    out = ["--steps", 2, "--out", "OUT/i.png"]
+    assert fvae("interpolate", "classes", "images/0.png", "images/0.png", "--labels", "3,4", *out).status == 0
+    model, x = load(home / "classes"), torch.from_numpy(picture(home / "images/0.png").copy())[None, None]
+    for column, label in enumerate([3, 4]):
+        y = torch.tensor([label])
+        with torch.no_grad():
+            expected = to_uint8(model.decode(model.encode(x, y), y), 8)[0, :, :, 0]
+        found = picture(tmp_path / "i.png")[2:50:6, 2 + 50 * column : 50 + 50 * column : 6]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_codes_keep_their_labels(fvae, home, tmp_path):
+    assert fvae("encode", "classes", "--split", "test", "--out", "OUT/c.npz").status == 0
+    assert fvae("decode", "classes", "OUT/c.npz", "--out", "OUT/back.npz").status == 0
+    codes, back = np.load(tmp_path / "c.npz"), np.load(tmp_path / "back.npz")
+    digits = load_data(DataSettings(source="digits"), "test")
+    np.testing.assert_array_equal(codes["labels"], digits.labels)
+    np.testing.assert_array_equal(back["labels"], digits.labels)
+    model = load(home / "classes")
+    with torch.no_grad():
+        y = torch.from_numpy(digits.labels)
+        expected = to_uint8(model.decode(model.encode(torch.from_numpy(digits.values), y), y), 8)
+    assert np.abs(back["images"].astype(int) - expected).max() <= 1
+
+
+def test_evaluate_takes_the_labels(fvae, home, tmp_path):
+    """Its bound is that of each image under its own label."""
+    assert fvae("evaluate", "classes", "--json", "OUT/e.json").status == 0
+    e = json.loads((tmp_path / "e.json").read_text())
+    model, digits = load(home / "classes"), load_data(DataSettings(source="digits"), "test")
+    others = replace(digits, labels=(digits.labels + 1) % 10)
+    own, other = (bounds(model, data).loss.mean() for data in (digits, others))
+    assert e["images"] == len(digits) and e["nats"] == own != other
+
+
 # Mistakes. Each is one line on standard error and status 2, and leaves no file.
 
+CLASSES = " ".join([*SMALL, *STEPS])
 TRAIN = "train f_vae --data digits --out OUT/r " + " ".join(TINY)
 MISTAKES = {
     # names
@@ -348,10 +538,56 @@ MISTAKES = {
     # going on
     "train --out none --resume": "--resume: none holds no run; name a recipe to begin one",
     "train --out run --resume --model.depth 2": "--model.depth: run was begun with 1 and can't go on with 2",
-    "train --out run --resume --data images": "--resume: run/checkpoints/last.ckpt was begun with other images than",
+    "train --out run --resume --data images": "--resume: run/checkpoints/last.ckpt was begun with other data than",
     "train --out run --resume --train.seed 1": "--train.seed: run was begun with 0 and can't go on with 1",
     "train glow --out run --resume": "run/config.yaml: is of recipe f_vae, the command says glow",
     "train --out cut_checkpoint --resume --train.steps 6": "last.ckpt: damaged, or not a checkpoint of fvae",
+    "train --out rows --resume --data swapped.csv": "rows/checkpoints/last.ckpt was begun with other data than",
+    "train --out rows --resume --data digits": "these weights are not of the model of",
+    # rows
+    f"{TRAIN} --data narrow.csv --data.size 8": "--data.size 8: is for images; narrow.csv holds rows of numbers",
+    f"{TRAIN} --data rows.csv --data.split train": "--data.split train: is for images",
+    f"{TRAIN} --data text.csv": "--data text.csv: expected numbers in column c, found string; leave it out or call it",
+    "reconstruct rows --out OUT/r.png": "reconstruct: makes pictures; rows was trained on rows of numbers: see fvae",
+    "interpolate rows --out OUT/i.png": "interpolate: makes pictures; rows was trained on rows of numbers",
+    "interpolate rows images/0.png images/1.png --out OUT/i.png": "interpolate: makes pictures; rows was trained on",
+    "sample rows --temperatures 0,1 --out OUT/s.npz": "--temperatures: makes a row of images for each; rows holds rows",
+    "sample rows --temperatures 0,1 --out OUT/s.png": "--temperatures: makes a row of images for each; rows holds rows",
+    "sample rows --out OUT/s.png": "s.png: expected a name that ends in .csv or .npz, for rows of numbers",
+    "sample rows --out OUT/folder": "folder: expected a name that ends in .csv or .npz, for rows of numbers",
+    "sample rows --label 1 --out OUT/s.csv": "--label 1: rows holds a glow, which was trained without labels",
+    "sample run --out OUT/s.csv": "s.csv: run holds images; expected a picture's name, an .npz or a folder's name",
+    "decode rows nan.npz --out OUT/d.png": "d.png: expected a name that ends in .csv or .npz, for rows of numbers",
+    "decode run nan.npz --out OUT/d.csv": "d.csv: run holds images; expected a picture's name, an .npz or a folder's",
+    "evaluate rows --data swapped.csv": "expected column a as rows was trained on, found b",
+    "evaluate rows --data narrow.csv": "narrow.csv: expected 3 columns as the model has, found 2 columns",
+    "evaluate rows --data digits": "--data digits: expected rows of 3 columns as the model has",
+    "evaluate rows --data digits --data.size 8": "--data digits: expected rows of 3 columns as the model has",
+    "evaluate rows --data.size 8": "--data.size 8: is for images",
+    "score rows --data none.csv --out OUT/s.csv": "--data none.csv: no such file or folder",
+    "evaluate run --data rows.csv": "expected images of shape (1, 8, 8) as the model has, found 3 columns",
+    "compare run rows --out OUT/c": "compare: expected runs on images, or runs on rows of numbers; found both",
+    # labels
+    "sample classes --label 10 --out OUT/s.png": "--label 10: classes knows the labels 0 to 9",
+    "sample classes --label -1 --out OUT/s.png": "--label -1: classes knows the labels 0 to 9",
+    "sample classes --label three --out OUT/s.png": "--label three: classes knows the labels 0 to 9",
+    f"train cvae --data images --out OUT/r {CLASSES}": "--model.classes 10: --data images: expected labels, found none",
+    f"train cvae --data rows.csv --out OUT/r {CLASSES}": "--model.classes 10: --data rows.csv: expected labels, found",
+    f"train cvae --data digits --out OUT/r {CLASSES} --model.classes 9": "expected labels from 0 to 8, found 0 to 9",
+    f"{TRAIN} --model.classes 2": "--model.classes 2: --data digits: expected labels from 0 to 1, found 0 to 9",
+    f"{TRAIN} --model.classes -1": "--model: f_vae: classes must be 0 or more; found -1",
+    "evaluate classes --data images": "images (the test split if it has one, else whole): expected labels, found none",
+    "encode both --data rows.csv --out OUT/c.npz": "rows.csv (whole): expected labels, found none",
+    "decode classes unlabelled.npz --out OUT/d": "unlabelled.npz: expected `labels` (3,), with which classes was tr",
+    "decode classes few_labels.npz --out OUT/d": "few_labels.npz: expected `labels` (3,), with which classes was",
+    "decode classes mislabelled.npz --out OUT/d": "mislabelled.npz: expected labels from 0 to 9, found 0 to 10",
+    "interpolate classes wide.png wide.png --out OUT/i.png": "classes was trained with labels; --labels: expected",
+    "interpolate both --out OUT/i.png": "interpolate: makes pictures; both was trained on rows of numbers",
+    "interpolate classes wide.png wide.png --labels 1 --out OUT/i.png": "--labels: expected one for each of 2 images",
+    "interpolate classes wide.png wide.png --labels 1,x --out OUT/i.png": "--labels x: classes knows the labels 0 to",
+    "interpolate classes wide.png wide.png --labels 1,10 --out OUT/i.png": "--labels 10: classes knows the labels 0 to",
+    "interpolate classes --labels 1,2 --out OUT/i.png": "--labels: are those of the images named",
+    "interpolate run wide.png wide.png --labels 1,2 --out OUT/i.png": "--labels 1: run holds a f_vae, which was",
     # use
     "sample nowhere --out OUT/s.png": "nowhere: no such run folder",
     "sample empty --out OUT/s.png": "empty: not a run folder",

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fvae.data.images import Images, load_images, read_files
+from fvae.data.images import load_images, read_files
+from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.settings import DataSettings
 
@@ -111,12 +112,12 @@ FORMS = {
 }
 
 
-def check_form(images: Images, expected: np.ndarray, labels: bool | str) -> None:
+def check_form(images: Samples, expected: np.ndarray, labels: bool | str) -> None:
     expected = expected[..., None] if expected.ndim == 3 else expected
     ordered = by_class(expected) if labels == "by class" else expected
-    assert images.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(images.pixels, ordered.transpose(0, 3, 1, 2))
-    assert images.shape == images.pixels.shape[1:] and len(images) == 12 == len(set(images.names))
+    assert images.values.dtype == np.uint8
+    np.testing.assert_array_equal(images.values, ordered.transpose(0, 3, 1, 2))
+    assert images.shape == images.values.shape[1:] and len(images) == 12 == len(set(images.names))
     if labels:
         assert images.labels is not None and images.labels.dtype == np.int64
         np.testing.assert_array_equal(images.labels, by_class(LABELS) if labels == "by class" else LABELS)
@@ -139,7 +140,7 @@ def test_idx_with_the_labels_beside_it(tmp_path):
 def test_digits():
     images = load_images(settings("digits"), "all")
     assert images.shape == (1, 8, 8) and len(images) == 1797
-    assert images.pixels.max() == 255 and set(images.labels) == set(range(10))
+    assert images.values.max() == 255 and set(images.labels) == set(range(10))
 
 
 def test_no_image_changes_sides_when_others_come_or_go(tmp_path):
@@ -165,7 +166,7 @@ def test_held_out_is_disjoint_complete_and_the_same_every_time(form, tmp_path):
     for part in (train, test):
         where = [everything.names.index(name) for name in part.names]
         assert where == sorted(where)
-        np.testing.assert_array_equal(part.pixels, everything.pixels[where])
+        np.testing.assert_array_equal(part.values, everything.values[where])
         again = load_images(source, "train" if part is train else "test")
         assert again.names == part.names
         if everything.labels is not None:
@@ -180,7 +181,7 @@ def test_splits_that_are_folders(test, write, tmp_path):
     path = write(tmp_path / "f.zip", files)
     parts = {part: load_images(settings(path), part) for part in ("train", "test", "all")}
     assert {part: len(images) for part, images in parts.items()} == {"train": 8, "test": 4, "all": 15}
-    np.testing.assert_array_equal(parts["test"].pixels, PICTURES[8:].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(parts["test"].values, PICTURES[8:].transpose(0, 3, 1, 2))
     assert parts["train"].skipped == [] and parts["all"].skipped == ["w/readme.md: not an image (.md)"]
     assert len(load_images(settings(path, split="extra"))) == 3
     assert len(load_images(settings(path, split="extra"), "test")) == 4
@@ -226,8 +227,8 @@ def test_more_images_than_memory(tmp_path, monkeypatch):
     whole = load_images(settings(path), "all")
     monkeypatch.setattr("fvae.data.images._free_memory", lambda: 100)
     mapped = load_images(settings(path), "all")
-    assert isinstance(mapped.pixels.base, np.memmap) or isinstance(mapped.pixels, np.memmap)
-    assert np.array_equal(mapped.pixels, whole.pixels) and mapped.names == whole.names
+    assert isinstance(mapped.values.base, np.memmap) or isinstance(mapped.values, np.memmap)
+    assert np.array_equal(mapped.values, whole.values) and mapped.names == whole.names
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(UserError, match=r"12 images of 5x7 need 0.0 GiB in /.*: No space left on device; make "):
         load_images(settings(path), "all")
@@ -343,7 +344,7 @@ def test_modes(name, tmp_path):
     kind, options, expected = MODES[name]
     moded(name.split()[0]).save(tmp_path / f"a.{kind.lower()}", **options)
     images = load_images(settings(tmp_path))
-    np.testing.assert_array_equal(images.pixels[0, :, 0], expected)
+    np.testing.assert_array_equal(images.values[0, :, 0], expected)
     for colour, channels in {"grey": 1, "rgb": 3}.items():
         assert load_images(settings(tmp_path, colour=colour)).shape == (channels, 1, 2)
         assert load_images(settings(tmp_path), shape=(channels, 1, 2)).shape == (channels, 1, 2)
@@ -358,7 +359,7 @@ def test_floats_that_are_not_16_bit_greys_are_skipped(values, tmp_path):
 
 def test_colour_among_greys_makes_all_rgb(tmp_path):
     path = write_folder(tmp_path, {"0.png": png(GREYS[0]), "1.png": png(PICTURES[1]), "2.png": png(GREYS[2])})
-    pixels = load_images(settings(path), "all").pixels
+    pixels = load_images(settings(path), "all").values
     np.testing.assert_array_equal(pixels[0], np.stack([GREYS[0]] * 3))
     np.testing.assert_array_equal(pixels[1], PICTURES[1].transpose(2, 0, 1))
     np.testing.assert_array_equal(pixels[2], np.stack([GREYS[2]] * 3))
@@ -371,33 +372,33 @@ def test_orientation(kind, tmp_path):
     picture = np.zeros((16, 32, 3), np.uint8)
     picture[:, :16] = 255
     Image.fromarray(picture).save(tmp_path / f"a.{kind}", exif=exif)
-    pixels = load_images(settings(tmp_path)).pixels[0]
+    pixels = load_images(settings(tmp_path)).values[0]
     assert pixels.shape == (3, 32, 16) and pixels[:, :12].min() > 240 and pixels[:, 20:].max() < 15
 
 
 def test_first_frame(tmp_path):
     frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "lime")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert load_images(settings(tmp_path)).pixels[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert load_images(settings(tmp_path)).values[0, :, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path):
     wide = np.zeros((4, 10, 3), np.uint8)
     wide[:, 3:7] = np.arange(4, dtype=np.uint8)[None, :, None] + 100
     path = write_folder(tmp_path / "f", {"0.png": png(wide), "1.png": png(wide.transpose(1, 0, 2))})
-    same = load_images(settings(path, size=4), "all").pixels
+    same = load_images(settings(path, size=4), "all").values
     np.testing.assert_array_equal(same[0], wide[:, 3:7].transpose(2, 0, 1))
     np.testing.assert_array_equal(same[1], wide[:, 3:7].transpose(2, 1, 0))
     expected = Image.fromarray(wide).resize((20, 8), Image.Resampling.LANCZOS).crop((6, 0, 14, 8))
     np.testing.assert_array_equal(
-        load_images(settings(path, size=8), "all").pixels[0], np.asarray(expected).transpose(2, 0, 1)
+        load_images(settings(path, size=8), "all").values[0], np.asarray(expected).transpose(2, 0, 1)
     )
     message = r"expected images of one size, found 0.png 4x10 and 1.png 10x4; .* --data.size"
     with pytest.raises(UserError, match=message):
         load_images(settings(path), "all")
     # Arrays go the same way.
     np.savez(tmp_path / "a.npz", images=wide[None])
-    np.testing.assert_array_equal(load_images(settings(tmp_path / "a.npz", size=4)).pixels[0], same[0])
+    np.testing.assert_array_equal(load_images(settings(tmp_path / "a.npz", size=4)).values[0], same[0])
 
 
 def test_shape_of_a_model(tmp_path):
@@ -441,7 +442,7 @@ def test_read_files(tmp_path):
     write_folder(tmp_path, {"a.png": png(PICTURES[0]), "b.png": png(GREYS[1].T), "c.png": b"no"})
     a, b, c = (tmp_path / f"{name}.png" for name in "abc")
     images = read_files([a, b, a], shape=(1, 5, 5))
-    assert images.pixels.shape == (3, 1, 5, 5) and images.names == [str(a), str(b), str(a)]
+    assert images.values.shape == (3, 1, 5, 5) and images.names == [str(a), str(b), str(a)]
     assert read_files([a]).shape == (3, 5, 7)
     with pytest.raises(UserError, match=r"found .*a.png 5x7 and .*b.png 7x5"):
         read_files([a, b])
@@ -488,7 +489,7 @@ MISUSES = {
     "npy": (lambda d: (np.save(d / "a.npy", U8), (d / "a.npy").rename(d / "a.npz"))[1], {}, "expected an .npz"),
     "cut npz": (lambda d: cut(savez(d / "a.npz", images=U8)), {}, "a.npz: expected an .npz"),
     "objects": (lambda d: savez(d / "a.npz", images=np.array([None])), {}, "expected an .npz"),
-    "other arrays": (lambda d: savez(d / "a.npz", x=U8, y=U8), {}, "expected an array `images`, found x, y"),
+    "other arrays": (lambda d: savez(d / "a.npz", x=U8, y=U8), {}, "expected an array `images` .* found x, y"),
     "floats": (lambda d: savez(d / "a.npz", images=U8 / 1), {}, "expected images of dtype uint8, found float64"),
     "channels first": (
         lambda d: savez(d / "a.npz", images=np.zeros((2, 3, 8, 8), np.uint8)),
@@ -548,5 +549,5 @@ def test_real_data():
     assert faces.shape == (3, 64, 64) and len(faces) == 500 and faces.labels is None and faces.skipped == []
     digits = load_images(settings(REAL / "mnist_test.npz"), "all")
     with np.load(REAL / "mnist_test.npz") as arrays:
-        np.testing.assert_array_equal(digits.pixels[:, 0], arrays["images"][..., 0])
+        np.testing.assert_array_equal(digits.values[:, 0], arrays["images"][..., 0])
         np.testing.assert_array_equal(digits.labels, arrays["labels"])

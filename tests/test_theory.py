@@ -29,7 +29,7 @@ from fvae.flows import (
 from fvae.likelihoods import BinnedGaussian, Certain, Gaussian, from_unit, to_unit
 from fvae.nets.conv import coupling_net, squeezing, unsqueezing, zero_conv
 from fvae.params import Learned, MeanOnly, SharedStd, Split
-from fvae.recipes import f_vae, glow, vae
+from fvae.recipes import RECIPES, cvae, f_vae, f_vae_general, glow, noisy_flow, vae
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -246,6 +246,87 @@ def test_alternating_posterior_flows_are_one_latent_model():
     torch.testing.assert_close(each(model(x, u=u)), expected, rtol=1e-10, atol=1e-10)
 
 
+# Recipes as special cases
+
+
+F_VAE = {"squeezes": 1, "blocks": 1, "hidden": 4, "levels": 1, "depth": 2, "width": 6}
+
+
+@pytest.mark.parametrize("shape", [IMAGE, (5,)], ids=["images", "vectors"])
+@torch.no_grad()
+def test_one_round_is_f_vae(shape):
+    """f_vae_general of one round is f_vae with sigma_1(x) by a network; more rounds start where one does."""
+    general = f_vae_general(shape, rounds=1, **F_VAE)
+    simple = f_vae(shape, sigma_1_kind="network", **F_VAE)
+    x, u = bins(4, shape), torch.randn(4, *simple.latent)
+    two = f_vae_general(shape, rounds=2, **F_VAE)
+    two.prior.load_state_dict(general.prior.state_dict())
+    torch.testing.assert_close(each(two(x, u=u)), each(general(x, u=u)), rtol=1e-10, atol=1e-10)
+    simple.load_state_dict(perturb(general).state_dict())
+    torch.testing.assert_close(each(simple(x, u=u)), each(general(x, u=u)), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_f_vae_with_the_identity_inside_is_a_noisy_flow():
+    """On vectors with E = G = 1 and sigma_1 = sigma_2 fixed, f_vae's loss is noisy_flow's, sample by sample."""
+    flow = {"depth": 2, "width": 6}
+    noisy = noisy_flow((5,), sigma=0.1, **flow)
+    both = {"sigma_1": 0.1, "sigma_2": 0.1, "sigma_1_kind": "fixed", "sigma_2_kind": "fixed", "blocks": 0}
+    model = f_vae((5,), **both, **flow)
+    model.prior.load_state_dict(perturb(noisy.prior).state_dict())
+    x, u = torch.randn(6, 5), torch.randn(6, 5)
+    torch.testing.assert_close(each(model(x, u=u)), each(noisy(x, u=u)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("flow", ["glow", "realnvp", "nice"])
+@torch.no_grad()
+def test_the_noisy_flow_is_the_likelihood_of_noisy_data(flow):
+    """Of vectors the flow's NLL at x + sigma u, sample by sample; of images that, and the cost of a bin of width w.
+
+    Data in bins cost D (w^2 / (24 sigma^2) - log w) more: the mean over the bin.
+    """
+    sigma, size = 0.1, {"levels": 1, "depth": 2, "width": 6}
+    vectors = perturb(noisy_flow((4,), sigma=sigma, flow=flow, **size))
+    vectors.scale.fit(5 + 3 * torch.randn(50, 4))
+    x, u = torch.randn(6, 4), torch.randn(6, 4)
+    standard, volume = vectors.scale(x)
+    e, logdet = vectors.prior(standard + sigma * u)
+    torch.testing.assert_close(each(vectors(x, u=u)), -log_normal(e) - logdet - volume, rtol=1e-10, atol=1e-10)
+    images = perturb(noisy_flow(IMAGE, sigma=sigma, flow=flow, bits=5, **size))
+    x, u, w = bins(6, bits=5), torch.randn(6, *IMAGE), 2 / 32
+    e, logdet = images.prior(to_unit(x, 5) + sigma * u)
+    cost = 16 * (w**2 / (24 * sigma**2) - math.log(w))
+    torch.testing.assert_close(each(images(x, u=u)), -log_normal(e) - logdet + cost, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [IMAGE, (5,)], ids=["images", "vectors"])
+@torch.no_grad()
+def test_the_rate_of_a_cvae_is_the_formula(shape):
+    """KL(p(z|x) || N(mu^y, I)) = 1/2 sum [(mu - mu^y)^2 + sigma^2 - log sigma^2 - 1]; with one class at 0, a vae's."""
+    size = {"latent": 3, "width": 6, "levels": 1}
+    model = perturb(cvae(shape, classes=4, **size), 0.5)
+    x, y, u = bins(6, shape), torch.tensor([0, 1, 2, 3, 3, 0]), torch.randn(6, 3)
+    mean, log_std = model.posterior.params(model.scale(x)[0])
+    prior = model.prior.flows[1].params.mean[y]
+    kl = 0.5 * ((mean - prior).square() + torch.exp(2 * log_std) - 2 * log_std - 1).sum(1)
+    torch.testing.assert_close(model(x, y, u).rate, kl, rtol=1e-10, atol=1e-10)
+    model.prior.flows[1].params.mean.zero_()
+    plain = vae(shape, **size)
+    plain.load_state_dict({k: a for k, a in model.state_dict().items() if "prior" not in k})
+    torch.testing.assert_close(each(model(x, y, u)), each(plain(x, u=u)), rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_class_is_drawn_around_its_mean():
+    """Of a label z ~ N(mu^y, T^2 I): what is decoded from code e is the mean at e + mu^y, and weights mix the means."""
+    model = perturb(cvae((5,), classes=3, latent=2, width=6), 0.5)
+    e, y = torch.randn(4, 2), torch.tensor([0, 1, 2, 1])
+    means = model.prior.flows[1].params.mean
+    torch.testing.assert_close(model.decode(e, y), model.decoder.mean(e + means[y]))
+    half = torch.tensor([[0.5, 0.5, 0.0]]).expand(4, 3)
+    torch.testing.assert_close(model.decode(e, half), model.decoder.mean(e + (means[0] + means[1]) / 2))
+
+
 # Likelihoods
 
 
@@ -432,6 +513,56 @@ def test_samples_follow_the_density():
     assert (drawn.mean() - entropy).abs() < 5 * drawn.std() / math.sqrt(len(drawn))
 
 
+VECTORS: dict[str, dict] = {
+    "nice": {"depth": 2, "width": 6, "hidden": 1},
+    "realnvp": {"depth": 2, "width": 6},
+    "glow": {"depth": 2, "width": 6},
+    "noisy_flow": {"depth": 2, "width": 6},
+    "vae": {"latent": 3, "width": 6},
+    "cvae": {"latent": 3, "width": 6, "classes": 2},
+    "bn_vae": {"latent": 3, "width": 6},
+    "f_vae": {"blocks": 1, "depth": 2, "width": 6},
+    "f_vae_general": {"blocks": 1, "depth": 1, "width": 6},
+    "f_vae_reduced": {"latent": 3, "width": 6, "flow_depth": 1, "flow_width": 6},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@torch.no_grad()
+def test_the_bound_of_vectors_is_on_their_own_scale(name):
+    """Data in other units, with Standardise fitted again, cost log |det| more nats; codes and reconstructions agree."""
+    model = perturb(RECIPES[name]((4,), **VECTORS[name]), 0.1)
+    x, u, y = torch.randn(40, 4) @ torch.randn(4, 4), model.noise(40), torch.arange(40) % 2
+    y = y if model.classes else None
+    units, origin = torch.tensor([1e-3, 1.0, 7.0, 1e4]), torch.tensor([0.0, 5.0, -3.0, 1e4])
+    other = x * units + origin
+    model.scale.fit(x)
+    before, code = each(model(x, y, u)), model.encode(x, y)
+    back = model.decode(code, y)
+    model.scale.fit(other)
+    torch.testing.assert_close(each(model(other, y, u)), before + units.log().sum(), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(model.encode(other, y), code, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(model.decode(code, y), back * units + origin, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [0, 3], ids=["", "classes"])
+@pytest.mark.parametrize("name", ["realnvp", "glow", "nice"])
+@torch.no_grad()
+def test_densities_of_vectors_integrate_to_one(name, classes):
+    """exp(-loss) of an exact flow on two columns in their units sums to 1 over a grid of the plane, of each label."""
+    model = perturb(RECIPES[name]((2,), **VECTORS[name], classes=classes), 0.3)
+    model.scale.fit(torch.tensor([100.0, -1.0]) + torch.tensor([20.0, 0.1]) * torch.randn(100, 2))
+    label = 2 if classes else None
+    reach = model.sample(4000, None if label is None else torch.full((4000,), label))
+    low, high = reach.amin(0), reach.amax(0)
+    low, high = low - (high - low) / 4, high + (high - low) / 4
+    sides = [torch.linspace(a, b, 401) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    grid = torch.cartesian_prod(*sides)
+    density = torch.exp(-each(model(grid, None if label is None else torch.full((len(grid),), label))))
+    mass = density.sum() * (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0])
+    assert mass.item() == pytest.approx(1, abs=1e-3)
+
+
 # The tighter bound
 
 
@@ -535,14 +666,14 @@ def test_codes_of_a_flow_are_exact(mixing, coupling):
     torch.testing.assert_close(model.encode(model.decode(e)), e, rtol=1e-8, atol=1e-8)
 
 
-RECIPES = {
+SMALL = {
     "glow": lambda: glow((1, 4, 8), levels=2, depth=1, width=4),
     "vae": lambda: vae((1, 4, 8), latent=3, width=4, levels=2),
     "f_vae": lambda: f_vae((1, 4, 8), squeezes=1, blocks=1, hidden=4, levels=2, depth=1, width=4),
 }
 
 
-@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
 @torch.no_grad()
 def test_temperature(make):
     """At temperature 0 all samples are the decoded zero code, finite; above it they differ."""

@@ -16,11 +16,11 @@ import torch
 
 from fvae.checkpoint import load
 from fvae.cli import main
-from fvae.data.images import Images
+from fvae.data.samples import Samples
 from fvae.errors import UserError
-from fvae.recipes import f_vae, glow, vae
+from fvae.recipes import bn_vae, cvae, f_vae, glow, vae
 from fvae.settings import TrainSettings
-from fvae.train import CHECKPOINT, Batches, Feed, Training, decay, parameter_groups, train
+from fvae.train import CHECKPOINT, Batches, Feed, Training, decay, parameter_groups, step_to_resume, train
 
 TINY = [
     *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
@@ -31,6 +31,14 @@ TINY = [
 
 def command(run: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "fvae.cli", "train", "f_vae", "--out", str(run), *TINY, *more]
+
+
+def normalised(run: Path, *more: str) -> list[str]:
+    """As ``command``, of a model that normalises over the batch."""
+    settings = ["--model.levels", "1", "--model.latent", "4", "--model.width", "4", "--train.steps", "20"]
+    every = ["--train.batch_size", "16", "--train.every", "10", "--train.test_images", "16"]
+    data = ["--data", "digits", "--train.accelerator", "cpu"]
+    return [sys.executable, "-m", "fvae.cli", "train", "bn_vae", "--out", str(run), *data, *settings, *every, *more]
 
 
 def environment() -> dict[str, str]:
@@ -53,9 +61,9 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
         assert torch.equal(a[name], b[name]), name
 
 
-def toy_images(n: int = 64, shape=(1, 8, 8), seed: int = 0) -> Images:
+def toy_images(n: int = 64, shape=(1, 8, 8), seed: int = 0) -> Samples:
     pixels = np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
-    return Images(pixels, [str(i) for i in range(n)], None, [])
+    return Samples(pixels, [str(i) for i in range(n)])
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +154,25 @@ def test_two_processes_agree_with_one(undisturbed, tmp_path, reversible):
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.slow
+def test_two_processes_normalise_over_the_whole_batch(tmp_path):
+    """Two CPU processes (gloo) and one have the same batch statistics, weights and held-out bound.
+
+    All but the biases that normalisation takes away: their gradients are rounding, which AdamW makes steps of.
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(normalised(one)[3:]) == 0
+    done = run_quietly(normalised(two, "--train.devices", "2", "--train.strategy", "ddp"))
+    assert done.returncode == 0, done.stderr
+    ours, theirs = weights(one), weights(two)
+    assert any(name.endswith("seen.value") for name in ours)
+    for name in ours:
+        atol = 3e-3 if name.endswith(("net.net.4.bias", "seen.value")) else 1e-4
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+    bounds = [float((run / "metrics.csv").read_text().splitlines()[-1].split(",")[3]) for run in (one, two)]
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-4)
+
+
 def test_batches_cover_each_epoch_once_and_are_shared_out():
     """Ten images in batches of four: each epoch holds every image once; two ranks' shares make the whole batch."""
     whole = Batches(10, 4, seed=3, now=lambda: 0)
@@ -163,13 +190,16 @@ def test_batches_cover_each_epoch_once_and_are_shared_out():
 
 def test_feed_gives_the_batches_in_their_order(tmp_path):
     """Reading ahead changes no image and no order; a reader's fault is raised where the batch was due."""
-    pixels = toy_images(10).pixels
+    pixels = toy_images(10).values
     batches = Batches(10, 4, 3, lambda: 2)
-    fed = list(itertools.islice(Feed(pixels, batches, pinned=False), 6))
-    for t, x in enumerate(fed, 2):
-        assert np.array_equal(x.numpy(), pixels[batches.step(t)])
+    fed = list(itertools.islice(Feed(pixels, None, batches, pinned=False), 6))
+    for t, (x, y) in enumerate(fed, 2):
+        assert np.array_equal(x.numpy(), pixels[batches.step(t)]) and y is None
+    with_labels = Feed(pixels, np.arange(10), batches, pinned=False)
+    for t, (x, y) in enumerate(itertools.islice(with_labels, 3), 2):
+        assert np.array_equal(y.numpy(), batches.step(t)) and np.array_equal(x.numpy(), pixels[batches.step(t)])
     with pytest.raises(IndexError):
-        next(iter(Feed(pixels[:2], batches, pinned=False)))
+        next(iter(Feed(pixels[:2], None, batches, pinned=False)))
 
 
 def test_weight_decay_and_pace_reach_the_right_parameters():
@@ -190,7 +220,7 @@ def test_average_is_a_weighted_mean_that_short_runs_shorten():
     """d grows from 1/10 to --train.ema, and average <- d average + (1 - d) weights."""
     assert decay(0.999, 1) == pytest.approx(1 / 10)
     assert decay(0.9, 1000) == 0.9 and decay(0.0, 5) == 0.0
-    training = Training(vae((1, 8, 8), latent=2, width=8, levels=1), TrainSettings(), np.zeros((1, 1, 8, 8)))
+    training = Training(vae((1, 8, 8), latent=2, width=8, levels=1), TrainSettings(), toy_images(1))
     before = [p.clone() for p in training.average.parameters()]
     with torch.no_grad():
         for p in training.model.parameters():
@@ -244,6 +274,92 @@ def test_compiled_training_is_the_same(tmp_path, monkeypatch):
     assert rows[0]["test_bits_per_dim"] == pytest.approx(rows[1]["test_bits_per_dim"], rel=1e-4)
 
 
+def toy_rows(n: int = 400) -> Samples:
+    """Two columns, on a ring, of units far from 1."""
+    t, r = np.random.default_rng(0).normal(size=(2, n)) * [[10], [0.05]] + [[0], [1]]
+    x = np.stack([1000 + 100 * r * np.cos(t), 0.01 * r * np.sin(t)], 1).astype(np.float32)
+    return Samples(x, [str(i) for i in range(n)], (t > 0).astype(np.int64), [], ["a", "b"])
+
+
+def quick(steps: int, **rest) -> TrainSettings:
+    values = {"steps": steps, "batch_size": 16, "every": steps, "test_images": 64, "accelerator": "cpu", **rest}
+    return TrainSettings(**values)
+
+
+def test_a_run_on_rows_learns_and_tells_nats(tmp_path):
+    """Its bound is of the data in their own units: below that of a Gaussian of the same covariance."""
+    data, test = toy_rows(2000), toy_rows(2000)
+    model = glow((2,), depth=6, width=32)
+    last = train(model, data, test, tmp_path / "run", quick(300, batch_size=64, lr=5e-3), report=lambda line: None)
+    log_det = np.linalg.slogdet(np.cov(data.values.T.astype(float)))[1]
+    assert last["test_nats"] < 0.5 * log_det + 1 + np.log(2 * np.pi) - 0.1
+    assert last["test_nats"] == pytest.approx(last["test_rate_nats"] + last["test_distortion_nats"], rel=1e-5)
+    assert not any("bits" in key for key in last) and last["train_nats"] < 5
+    names = (tmp_path / "run/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train_nats", "test_nats", "test_rate_nats", "test_distortion_nats"} < set(names)
+    assert [p.name for p in (tmp_path / "run/samples").iterdir()] == ["step_0000300.png"]
+
+
+@pytest.mark.parametrize("make", [toy_rows, toy_images])
+def test_labels_reach_the_right_samples(tmp_path, make):
+    """Every call of the model, to initialise, train or evaluate, gets each sample with its own label."""
+    data, seen = make(), []
+    labels = np.arange(len(data)) % 7
+    data.values.reshape(len(data), -1)[:, 0] = labels
+    data = Samples(data.values, data.names, labels, [], ["a", "b"])
+    model = cvae(data.shape, classes=7, latent=2, width=8, levels=1)
+
+    def check(module, args):
+        x, y = args[:2]
+        assert torch.equal(x.flatten(1)[:, 0].long(), y)
+        seen.append(len(x))
+
+    model.register_forward_pre_hook(check)
+    train(model, data, data, tmp_path / "run", quick(4), report=lambda line: None)
+    assert len(seen) >= 6 and (model.prior.flows[1].params.mean != 0).all(1).any()
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_other_labels_are_other_data_where_they_are_used(tmp_path, classes):
+    data, model = toy_rows(), glow((2,), depth=1, width=8, classes=classes)
+    train(model, data, data, tmp_path / "run", quick(2), report=lambda line: None)
+    assert step_to_resume(tmp_path / "run", model, data) == 2
+    others = Samples(data.values, data.names, 1 - data.labels)
+    if not classes:
+        assert step_to_resume(tmp_path / "run", model, others) == 2
+    else:
+        with pytest.raises(UserError, match="was begun with other data"):
+            step_to_resume(tmp_path / "run", model, others)
+
+
+STATISTICS = {
+    "one-sided": functools.partial(bn_vae, form="one-sided"),
+    "two-sided": bn_vae,
+    "of classes": functools.partial(bn_vae, classes=2),
+    "best sigma_2": functools.partial(vae, sigma_2_kind="closed"),
+}
+
+
+@pytest.mark.parametrize("make", STATISTICS)
+@pytest.mark.parametrize("data", [toy_rows(64), toy_images()], ids=["rows", "images"])
+def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
+    """Weights, running statistics and bounds of a run in two parts are those of one; and its model has them too."""
+    data = Samples(data.values, data.names, np.arange(64) % 2, [], ["a", "b"])
+
+    def go(run: str, steps: int, resume: bool = False) -> dict[str, float]:
+        torch.manual_seed(0)
+        model = STATISTICS[make](data.shape, latent=2, width=8, levels=1)
+        return train(model, data, data, tmp_path / run, quick(steps), resume, report=lambda line: None)
+
+    whole = go("whole", 12)
+    go("parts", 5)
+    parts = go("parts", 12, resume=True)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert {k: v for k, v in whole.items() if "test" in k} == {k: v for k, v in parts.items() if "test" in k}
+    counts = {name: int(w) for name, w in weights(tmp_path / "whole").items() if name.endswith("seen.count")}
+    assert {n for name, n in counts.items() if name.startswith("model.")} == {1 + 12}  # actnorms' batch, and the steps
+
+
 def test_bf16_keeps_the_flow_in_float32(tmp_path):
     """Under bf16-mixed the networks compute in bfloat16, terms and saved weights stay float32, and it trains."""
     model, images = glow((1, 8, 8), levels=1, depth=2, width=16, bits=4), toy_images()
@@ -258,7 +374,7 @@ def test_bf16_keeps_the_flow_in_float32(tmp_path):
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert seen["terms"] == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
-        model(torch.from_numpy(images.pixels[:4] >> 4))
+        model(torch.from_numpy(images.values[:4] >> 4))
     assert seen["network"] == torch.bfloat16
 
 
@@ -279,7 +395,7 @@ def test_trained_glow_is_inverted_exactly(tmp_path):
     from sklearn.datasets import load_digits
 
     pixels = np.minimum(16 * load_digits().images[:512], 255).astype(np.uint8)[:, None]
-    images = Images(pixels, [str(i) for i in range(len(pixels))], None, [])
+    images = Samples(pixels, [str(i) for i in range(len(pixels))])
     model = glow((1, 8, 8), levels=2, depth=4, width=32, bits=4)
     settings = TrainSettings(steps=150, batch_size=32, every=150, test_images=32, warmup=10, lr=2e-3, accelerator="cpu")
     last = train(model, images, images, tmp_path / "run", settings, report=lambda line: None)

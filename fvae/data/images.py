@@ -4,13 +4,11 @@ A source is read in three steps: its items are listed by split without decoding 
 asked for are chosen, and only they are decoded (``decode``, one by one).
 """
 
-import hashlib
 import math
 import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,36 +16,13 @@ import numpy as np
 from PIL import Image
 
 from fvae.data.decode import cover, open_image, reason, sides
+from fvae.data.samples import Samples, Shape, check_share, held_out
 from fvae.data.sources import TEST_SPLITS, Item, Splits, list_items
 from fvae.errors import UserError
 from fvae.settings import DataSettings
 
-Shape = tuple[int, int, int]
 
-
-@dataclass(frozen=True)
-class Images:
-    """Decoded images of one shape: pixels (N, C, H, W) uint8, a name each, maybe labels (N,) int64.
-
-    ``skipped`` says "path: reason" for each file that is not in pixels.
-    """
-
-    pixels: np.ndarray
-    names: list[str]
-    labels: np.ndarray | None
-    skipped: list[str]
-
-    @property
-    def shape(self) -> Shape:
-        """(C, H, W) of every image."""
-        _, c, h, w = self.pixels.shape
-        return c, h, w
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-
-def load_images(data: DataSettings, part: str = "train", shape: Shape | None = None) -> Images:
+def load_images(data: DataSettings, part: str = "train", shape: Shape | None = None) -> Samples:
     """The "train", "test" or "all" images of a source, brought to shape (C, H, W) where a model asks for it.
 
     "unseen" is for a source that the model was not trained on: its test split where it has one, else all.
@@ -58,8 +33,11 @@ def load_images(data: DataSettings, part: str = "train", shape: Shape | None = N
         raise ValueError(f"part: expected train, test, all or unseen, found {part!r}")
     if data.size is not None and data.size < 1:
         raise UserError(f"--data.size {data.size}: expected a number of pixels, 1 or more")
-    if not 0 < data.held_out < 1:
-        raise UserError(f"--data.held_out {data.held_out}: expected a share between 0 and 1, both excluded")
+    check_share(data.held_out)
+    if shape and len(shape) == 1:
+        list_items(data.source)  # where there is nothing, that is what is wrong
+        expected = f"expected rows of {shape[0]} columns as the model has (a .csv, a .parquet or an .npz with `x`)"
+        raise UserError(f"--data {data.source}: {expected}, found images")
     if shape and data.size and data.size != min(shape[1:]):
         raise UserError(f"--data.size {data.size}: the model's images are {sides(*shape[1:])}")
 
@@ -67,7 +45,7 @@ def load_images(data: DataSettings, part: str = "train", shape: Shape | None = N
     channels = {"auto": None, "grey": 1, "rgb": 3}[data.colour]
     size = (data.size, data.size) if data.size else None
     if shape:
-        channels, size = shape[0], shape[1:] if size else None
+        channels, size = shape[0], (shape[1], shape[2]) if size else None
     images = _decode(items, f"--data {data.source}", channels, size)
     if shape and images.shape != tuple(shape):
         raise UserError(
@@ -77,13 +55,13 @@ def load_images(data: DataSettings, part: str = "train", shape: Shape | None = N
     return images
 
 
-def read_files(paths: Sequence[Path], shape: Shape | None = None) -> Images:
+def read_files(paths: Sequence[Path], shape: Shape | None = None) -> Samples:
     """The image files that a user names, resized and cropped to shape (C, H, W) where it is given.
 
     Raises UserError if one of them cannot be read, and without a shape if their sizes differ.
     """
     items = [Item(str(path), partial(open_image, path)) for path in paths]
-    channels, size = (shape[0], shape[1:]) if shape else (None, None)
+    channels, size = (shape[0], (shape[1], shape[2])) if shape else (None, None)
     images = _decode(items, "image files", channels, size)
     if images.skipped:
         raise UserError(f"expected an image: {images.skipped[0]}")
@@ -119,19 +97,11 @@ def _choose(splits: Splits, data: DataSettings, part: str) -> list[Item]:
         return items  # for _decode to say what they are
     if part == "test" and len(images) == 1:
         raise UserError(f"{where}: expected 2 images or more to hold some out for a test, found 1")
-    draws = {item.name: draw(item.name) for item in images}
-    held_out = {name for name, u in draws.items() if u < data.held_out}
-    held_out |= {min(draws, key=draws.__getitem__)} if len(images) > 1 else set()
-    held_out -= {max(draws, key=draws.__getitem__)}
-    return [item for item in items if (item.name in held_out) == (part == "test")]
+    out = held_out([item.name for item in images], data.held_out)
+    return [item for item in items if (item.name in out) == (part == "test")]
 
 
-def draw(name: str) -> float:
-    """A number of [0, 1) that a name has for good, so that no image changes sides when others come or go."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
-
-
-def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int, int] | None) -> Images:
+def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int, int] | None) -> Samples:
     """Decode items into one array; without channels grey if all are, without a size (H, W) that of the first."""
     if channels not in (None, 1, 3):
         raise UserError(f"{where}: the model's images have {channels} channels, those of files have 1 or 3")
@@ -169,7 +139,8 @@ def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int
         raise UserError(f"{where}: expected images, found none in {len(items)} files{reasons}")
     known = all(item.label is not None for item in kept)
     labels = np.array([item.label for item in kept], dtype=np.int64) if known else None
-    return Images(pixels[: len(kept)], [item.name for item in kept], labels, skipped)
+    classes = list(kept[0].classes) if known else []
+    return Samples(pixels[: len(kept)], [item.name for item in kept], labels, skipped, classes=classes)
 
 
 def _allocate(shape: tuple[int, int, int, int], where: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,13 @@ SPLITS = ("train", *TEST_SPLITS)
 
 
 class Item(NamedTuple):
-    """An image not yet decoded; ``fault`` says why it can be none where its name tells."""
+    """An image not yet decoded; ``fault`` says why it can be none where its name tells; ``classes`` names labels."""
 
     name: str
     open: Callable[[], Image.Image]
     label: int | None = None
     fault: str = ""
+    classes: Sequence[str] = ()
 
 
 Splits = dict[str, list[Item]]  # a source without splits has one of the name ""
@@ -62,7 +63,8 @@ def list_items(source: str) -> Splits:
         return {"": _list_idx(path, where)}
     if path.suffix.lower() in Image.registered_extensions():
         raise UserError(f"{where}: one image file is not a data set; expected a folder or archive of images")
-    raise UserError(f"{where}: expected a folder, .zip, .parquet, .npz or idx .gz, found a {path.suffix or 'file'}")
+    expected = "a folder, .zip, .parquet, .npz or idx .gz of images, or a .csv, .parquet or .npz of rows"
+    raise UserError(f"{where}: expected {expected}, found a {path.suffix or 'file'}")
 
 
 def _list_folder(root: Path) -> Splits:
@@ -109,16 +111,14 @@ def _by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
         depth += 1
     has_splits = any(p[depth] in SPLITS for p in of_images if len(p) > depth)
     below = [p[depth + has_splits :] for p in of_images if len(p) > depth or not has_splits]
-    classes: dict[str, int] = {}
     # One class says nothing, and is more often a folder called img.
-    if all(below) and len({p[0] for p in below}) > 1:
-        classes = {name: i for i, name in enumerate(sorted({p[0] for p in below}))}
+    classes = sorted({p[0] for p in below}) if all(below) and len({p[0] for p in below}) > 1 else []
 
     splits: Splits = {}
     for name, parts in folders.items():
         split, *within = parts[depth:] if has_splits and len(parts) > depth else ["", *parts[depth:]]
-        label = classes.get(within[0]) if within else None
-        splits.setdefault(split, []).append(Item(name, files[name], label, faults[name]))
+        label = classes.index(within[0]) if within and within[0] in classes else None
+        splits.setdefault(split, []).append(Item(name, files[name], label, faults[name], classes))
     return splits
 
 
@@ -133,7 +133,8 @@ def _list_npz(path: Path, where: str) -> list[Item]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if "images" not in arrays:
-                raise UserError(f"{where}: expected an array `images`, found {', '.join(arrays) or 'no array'}")
+                found = ", ".join(arrays) or "no array"
+                raise UserError(f"{where}: expected an array `images` (or `x`, of rows), found {found}")
             images, labels = arrays["images"], arrays.get("labels")
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, TypeError, AttributeError) as error:
         raise UserError(f"{where}: expected an .npz, found none or a broken one ({reason(error)})") from None

@@ -1,20 +1,23 @@
 """Invertible maps: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond) -> x``."""
 
-from fvae.flows.affine import ActNorm, Colour, Whiten
-from fvae.flows.base import Chain, Flow, Inverse
-from fvae.flows.coupling import Coupling
+from fvae.flows.affine import ActNorm, Colour, Standardise, Whiten
+from fvae.flows.base import Blind, Chain, Flow, Inverse
+from fvae.flows.coupling import Checkerboard, Coupling
 from fvae.flows.dequantise import Dequantise
 from fvae.flows.linear import InvertibleConv
 from fvae.flows.multiscale import FactorOut, multiscale
-from fvae.flows.reshape import Flatten, Permute, Squeeze, reverse, shuffle
+from fvae.flows.reshape import Exact, Flatten, Permute, Squeeze, reverse, shuffle
 from fvae.flows.steps import Steps, one_by_one, set_reversible
 
 __all__ = [
     "ActNorm",
+    "Blind",
     "Chain",
+    "Checkerboard",
     "Colour",
     "Coupling",
     "Dequantise",
+    "Exact",
     "FactorOut",
     "Flatten",
     "Flow",
@@ -22,6 +25,7 @@ __all__ = [
     "InvertibleConv",
     "Permute",
     "Squeeze",
+    "Standardise",
     "Steps",
     "Whiten",
     "multiscale",

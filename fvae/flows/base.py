@@ -17,6 +17,8 @@ class Flow(nn.Module):
     ``cond`` is opaque to a flow: it hands it on to the flows and ``Params`` inside it.
     """
 
+    translates: bool = False  # whether z is x, moved by what doesn't depend on it: log-determinant 0
+
     def forward(self, x: Tensor, cond=None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
@@ -44,6 +46,28 @@ class Chain(Flow):
         for flow in reversed(self.flows):
             z = flow.inverse(z, cond)
         return z
+
+    @property
+    def translates(self) -> bool:  # type: ignore[override]
+        return all(flow.translates for flow in self.flows)
+
+
+class Blind(Flow):
+    """A flow that is not told the condition, which those beside it need."""
+
+    def __init__(self, flow: Flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x, cond=None):
+        return self.flow(x)
+
+    def inverse(self, z, cond=None):
+        return self.flow.inverse(z)
+
+    @property
+    def translates(self) -> bool:  # type: ignore[override]
+        return self.flow.translates
 
 
 class Inverse(Flow):

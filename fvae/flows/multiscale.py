@@ -11,7 +11,7 @@ from fvae.flows.base import Chain, Flow
 from fvae.flows.reshape import Flatten, Squeeze
 from fvae.params import Learned
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class FactorOut(Flow):
@@ -46,18 +46,20 @@ def multiscale(
     step: Callable[[Shape], list[Flow]],
     params: Callable[[int, int], nn.Module],
     squeeze_first: bool = True,
+    before: Callable[[Shape], list[Flow]] = lambda shape: [],
 ) -> Chain:
     """Squeeze, steps, factor out, ``levels`` times: (B, *shape) -> (B, D) standard normal.
 
-    ``step(shape)`` gives the flows of one level; ``params(c_in, c_out)`` what whitens the c_out channels that leave,
-    from the c_in that go on. The last level's mean and std are learned by channel.
+    ``step(shape)`` gives the flows of one level, ``before(shape)`` those before its squeeze; ``params(c_in, c_out)``
+    what whitens the c_out channels that leave, from the c_in that go on. The last level's mean and std are learned by
+    channel.
     """
     c, h, w = shape
-    begin = [Squeeze(2)] if squeeze_first else []
+    begin = [*before(shape), Squeeze(2)] if squeeze_first else []
     c, h, w = (4 * c, h // 2, w // 2) if squeeze_first else shape
     steps = step((c, h, w))
     if levels == 1:
         return Chain(*begin, *steps, Whiten(Learned((c, h, w))), Flatten((c, h, w)))
     stay = c - c // 2
-    rest = multiscale((stay, h, w), levels - 1, step, params)
+    rest = multiscale((stay, h, w), levels - 1, step, params, before=before)
     return Chain(*begin, *steps, FactorOut(rest, params(stay, c // 2), (c, h, w)))

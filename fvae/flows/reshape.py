@@ -29,6 +29,8 @@ class Squeeze(Flow):
 class Flatten(Flow):
     """(B, *shape) -> (B, D): codes are flat."""
 
+    translates = True
+
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.shape = shape
@@ -38,6 +40,18 @@ class Flatten(Flow):
 
     def inverse(self, z, cond=None):
         return z.unflatten(1, self.shape)
+
+
+class Exact(Flow):
+    """z = x, the condition: the posterior of a flow on continuous data, which takes no noise: u is (B, 0)."""
+
+    noise_shape = (0,)
+
+    def forward(self, u, cond=None):
+        return cond, no_change(cond)
+
+    def inverse(self, z, cond=None):
+        return z.flatten(1)[:, :0]
 
 
 class Permute(Flow):

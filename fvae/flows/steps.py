@@ -109,7 +109,7 @@ class Steps(Chain):
     def own(self) -> bool:
         """Whether it runs on its own parameters, and not on what torch.func has put in their places."""
         norms, mixings = self.flows[0::3], self.flows[1::3]
-        places = [getattr(n.params, name) for n in norms for name in ("mean", "log_std")]
+        places = [getattr(n.params, name) for n in norms if n.on for name in ("mean", "log_std")]
         return all(isinstance(p, nn.Parameter) for p in places + [m.lu for m in mixings if hasattr(m, "lu")])
 
     def made(self, make: Callable) -> Any:

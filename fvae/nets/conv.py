@@ -1,6 +1,7 @@
 """Convolutional networks: what couplings, f-VAE's E and G, and the VAE's encoder and decoder are made of."""
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -42,27 +43,54 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-def squeezing(channels: int, squeezes: int, blocks: int, hidden: int) -> nn.Sequential:
+class ConvNeXt(nn.Module):
+    """x + conv1x1(GELU(conv1x1(GroupNorm(depthwise 7x7(x))))), the last at zero: (B, C, H, W) to itself.
+
+    ConvNeXt's (Liu et al., 2022). One group is their LayerNorm over channels, taken over places too.
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
+            nn.GroupNorm(1, channels),
+            Conv2d(channels, hidden, 1),
+            nn.GELU(),
+            zero_conv(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"residual": Residual, "convnext": ConvNeXt}
+
+
+def squeezing(
+    channels: int, squeezes: int, blocks: int, hidden: int, block: Callable[[int, int], nn.Module] = Residual
+) -> nn.Sequential:
     """f-VAE's E: (squeeze, residual steps) times ``squeezes``: (B, C, H, W) -> (B, C 4^n, H/2^n, W/2^n)."""
     layers: list[nn.Module] = []
     for _ in range(squeezes):
         channels *= 4
         layers.append(nn.PixelUnshuffle(2))
-        layers += [Residual(channels, max(channels, hidden)) for _ in range(blocks)]
+        layers += [block(channels, max(channels, hidden)) for _ in range(blocks)]
     return nn.Sequential(*layers)
 
 
-def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int) -> nn.Sequential:
+def unsqueezing(
+    channels: int, squeezes: int, blocks: int, hidden: int, block: Callable[[int, int], nn.Module] = Residual
+) -> nn.Sequential:
     """f-VAE's G, the mirror image of E: (B, C 4^n, H/2^n, W/2^n) -> (B, C, H, W)."""
     layers: list[nn.Module] = []
     for i in range(squeezes, 0, -1):
         c = channels * 4**i
-        layers += [Residual(c, max(c, hidden)) for _ in range(blocks)]
+        layers += [block(c, max(c, hidden)) for _ in range(blocks)]
         layers.append(nn.PixelShuffle(2))
     return nn.Sequential(*layers)
 
 
-def vector_encoder(shape: tuple[int, int, int], out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
+def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
     """Strided convolutions and residual steps to a vector: (B, C, H, W) -> (B, out)."""
     c, h, w = shape
     widths = [width * 2**i for i in range(levels)]
@@ -77,7 +105,7 @@ def vector_encoder(shape: tuple[int, int, int], out: int, width: int, levels: in
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * places, out))
 
 
-def vector_decoder(shape: tuple[int, int, int], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:
+def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:
     """The mirror image of ``vector_encoder``: (B, d) -> (B, C, H, W)."""
     c, h, w = shape
     widths = [width * 2**i for i in reversed(range(levels))]

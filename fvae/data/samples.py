@@ -1,0 +1,89 @@
+"""Data of any kind as one array, and which of it is held out."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fvae.errors import UserError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one shape: values (N, C, H, W) uint8 of images or (N, D) float32 of vectors, a name each, maybe labels
+    (N,) int64.
+
+    ``skipped`` says "path: reason" for each file that is not in values, ``columns`` names those of vectors, ``classes``
+    the labels 0, 1, ... where the source has names for them.
+    """
+
+    values: np.ndarray
+    names: list[str]
+    labels: np.ndarray | None = None
+    skipped: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of every image or (D,) of every vector."""
+        return self.values.shape[1:]
+
+    @property
+    def noun(self) -> str:
+        return "images" if len(self.shape) == 3 else "rows"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, indices: np.ndarray) -> "Samples":
+        """Those of the indices, in their order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, values=self.values[indices], names=[self.names[i] for i in indices], labels=labels)
+
+    def spread(self, n: int) -> "Samples":
+        """``n`` from all over the set, which may be sorted by class."""
+        return self.take(np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)))
+
+    def numbered_as(self, classes: list[str], where: str) -> "Samples":
+        """With labels by the numbers that their names have in ``classes``; raises ``UserError`` for another name."""
+        if not self.classes or not classes or self.classes == classes or self.labels is None:
+            return self
+        unknown = [self.classes[i] for i in np.unique(self.labels) if self.classes[i] not in classes]
+        if unknown:
+            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise UserError(f"{where}: expected the labels {shown}, found {unknown[0]}")
+        numbers = np.array([classes.index(name) if name in classes else -1 for name in self.classes])
+        return replace(self, labels=numbers[self.labels], classes=classes)
+
+
+def numbered(labels: list[Any]) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers: whole ones as they are, others counted in the order of their names, which come with them."""
+    if all(isinstance(v, int | float) and v >= 0 and v % 1 == 0 for v in labels):
+        return np.array(labels, dtype=np.int64), []
+    kinds = sorted(set(labels))
+    order = {v: i for i, v in enumerate(kinds)}
+    return np.array([order[v] for v in labels], dtype=np.int64), list(map(str, kinds))
+
+
+def check_share(share: float) -> None:
+    """Refuse to hold all or nothing out; raises ``UserError``."""
+    if not 0 < share < 1:
+        raise UserError(f"--data.held_out {share}: expected a share between 0 and 1, both excluded")
+
+
+def held_out(names: Iterable[str], share: float) -> set[str]:
+    """The names whose samples are held out: about a share of them, one at least, and never all."""
+    draws = {name: draw(name) for name in names}
+    chosen = {name for name, u in draws.items() if u < share}
+    chosen |= {min(draws, key=draws.__getitem__)} if len(draws) > 1 else set()
+    return chosen - {max(draws, key=draws.__getitem__)}
+
+
+def draw(name: str) -> float:
+    """A number of [0, 1) that a name has for good, so that no sample changes sides when others come or go."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64

@@ -1,0 +1,156 @@
+"""Vectors of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fvae.data.decode import reason
+from fvae.data.samples import Samples, check_share, held_out, numbered
+from fvae.errors import UserError
+from fvae.settings import DataSettings
+
+LABELS = ("label", "labels", "class")
+
+
+def holds_vectors(source: str) -> bool:
+    """Whether a source is a table of numbers, and not images or text."""
+    path = Path(os.path.expanduser(source))
+    name = path.name.lower()
+    if not path.is_file():
+        return False
+    try:
+        if name.endswith(".npz"):
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return "x" in arrays and "images" not in arrays
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as parquet
+
+            return not any("binary" in str(field.type) for field in parquet.read_schema(path))
+    except Exception:  # broken in any way: the reader of images says how
+        return False
+    return name.endswith((".csv", ".csv.gz"))
+
+
+def load_vectors(data: DataSettings, part: str = "train", shape: tuple[int, ...] | None = None) -> Samples:
+    """The "train", "test" or "all" rows of a source; "unseen" is all.
+
+    Raises ``UserError`` for a source that is broken or holds no finite numbers, and for rows of other lengths.
+    """
+    where = f"--data {data.source}"
+    check_share(data.held_out)
+    for flag in ("size", "colour", "split"):
+        value = getattr(data, flag)
+        if value != getattr(DataSettings(), flag):
+            raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds rows of numbers")
+    rows = read_rows(Path(os.path.expanduser(data.source)), where)
+    if shape and rows.shape != tuple(shape):
+        expected = f"{shape[0]} columns" if len(shape) == 1 else f"images of shape {shape}"
+        raise UserError(f"{where}: expected {expected} as the model has, found {rows.shape[0]} columns")
+    if part in ("all", "unseen"):
+        return rows
+    if len(rows) == 1 and part == "test":
+        raise UserError(f"{where}: expected 2 rows or more to hold some out for a test, found 1")
+    out = held_out(rows.names, data.held_out)
+    return rows.take(np.array([i for i, name in enumerate(rows.names) if (name in out) == (part == "test")], dtype=int))
+
+
+def read_rows(path: Path, where: str) -> Samples:
+    """All rows of a file; raises ``UserError``."""
+    x, given, columns = (read_npz if path.name.lower().endswith(".npz") else read_table)(path, where)
+    if x.ndim != 2 or 0 in x.shape:
+        raise UserError(f"{where}: expected rows of numbers x (N, D), found shape {x.shape}")
+    if given is not None and len(given) != len(x):
+        raise UserError(f"{where}: expected a label for each of {len(x)} rows, found {len(given)}")
+    labels, classes = (None, []) if given is None else numbered(given)
+    with np.errstate(over="ignore"):
+        values = x.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        i, j = bad[0]
+        found = f"{x[i, j]} in row {i}, column {columns[j]}"
+        raise UserError(f"{where}: expected finite numbers of 32 bits, found {found} (and {len(bad) - 1} more such)")
+    constant = [name for name, low, high in zip(columns, values.min(0), values.max(0), strict=True) if low == high]
+    if constant and len(values) > 1:
+        raise UserError(f"{where}: column {constant[0]} has one value only and no density; leave it out")
+    return Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], labels, [], columns, classes)
+
+
+Read = tuple[np.ndarray, list[Any] | None, list[str]]
+
+
+def read_npz(path: Path, where: str) -> Read:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            x, labels = arrays["x"], arrays.get("labels", arrays.get("y"))
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{where}: expected an .npz with `x`, found a broken one ({reason(error)})") from None
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"{where}: expected numbers in x, found {x.dtype}")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
+        raise UserError(f"{where}: expected labels of whole numbers (N,), found {labels.dtype} {labels.shape}")
+    columns = nameless(x.shape[1]) if x.ndim == 2 else []
+    return x, None if labels is None else labels.tolist(), columns
+
+
+def read_table(path: Path, where: str) -> Read:
+    """The columns of numbers of a .csv or .parquet, and the one called label, if there is one."""
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if path.name.lower().endswith(".parquet"):
+            table = pyarrow.parquet.read_table(path)
+        else:
+            table = pyarrow.csv.read_csv(path)
+            if all(map(is_number, table.column_names)):  # a file without a header
+                options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
+                table = pyarrow.csv.read_csv(path, read_options=options)
+                table = table.rename_columns(nameless(table.num_columns))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{where}: expected a table, found none or a broken one ({reason(error)})") from None
+    if not table.num_rows:
+        raise UserError(f"{where}: expected rows of numbers, found none")
+    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where}: expected a name for each column, found two columns called {twice}")
+    label = next((name for name in table.column_names if name.lower() in LABELS), None)
+    columns = [name for name in table.column_names if name != label]
+    for name in columns:
+        kind = table.schema.field(name).type
+        if not (pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)):
+            raise UserError(f"{where}: expected numbers in column {name}, found {kind}; leave it out or call it label")
+        if table.column(name).null_count:
+            found = f"{table.column(name).null_count} empty cells (or NaN, NA, null)"
+            raise UserError(f"{where}: column {name} has {found}; fill or drop them")
+    if label is not None and pyarrow.types.is_nested(table.schema.field(label).type):
+        raise UserError(f"{where}: expected numbers or text in {label}, found {table.schema.field(label).type}")
+    if not columns:
+        raise UserError(f"{where}: expected columns of numbers, found {', '.join(table.column_names) or 'none'}")
+    x = np.stack([table.column(name).to_numpy().astype(np.float64) for name in columns], 1)
+    labels = None if label is None else table.column(label).to_pylist()
+    if missing := sum(v in (None, "") for v in labels or []):
+        raise UserError(f"{where}: expected a label in every row, found {missing} without")
+    return x, labels, columns
+
+
+def nameless(n: int) -> list[str]:
+    """What n columns without names are called."""
+    return [f"x{j}" for j in range(n)]
+
+
+def same_columns(ours: list[str], theirs: list[str]) -> bool:
+    """Whether columns are the same, as far as their names tell: those without names may be any."""
+    return ours == theirs or (len(ours) == len(theirs) and nameless(len(ours)) in (ours, theirs))
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
