@@ -1,0 +1,221 @@
+"""Comparisons: runs that differ in one thing, trained two at a time for equal minutes, and what came of them.
+
+usage: python benchmarks/experiments.py NAME --shared DIR --out OUT [--minutes M] [--seeds 0,1,2]
+
+DIR holds the data sets. Each run is one ``fvae train`` with one thread; finished ones are not run again, those
+that were stopped go on. Writes OUT/NAME/DATA/table.md, table.csv, curves.png and samples.png, and the commands.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality import quality, train_features
+
+import fvae
+from fvae.bound import some_labels
+from fvae.compare import compare
+from fvae.data import load_data
+from fvae.files import write_text
+from fvae.pictures import to_uint8
+from fvae.runs import read_metrics, read_yaml
+from fvae.settings import DataSettings
+
+SAMPLES = 1000  # a model, for FID and KID
+
+DATA = {
+    "fashion": (["--data", "fashion_train.npz", "--data.size", "32"], "fashion_test.npz"),
+    "cifar10": (["--data", "cifar10_train.npz"], "cifar10_test.npz"),
+    "mnist": (["--data", "mnist_train.npz", "--data.size", "32"], "mnist_test.npz"),
+    "faces32": (["--data", "celeba64.zip", "--data.size", "32"], ""),
+}
+
+
+@dataclass
+class Run:
+    """One model of a comparison."""
+
+    name: str
+    recipe: str
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+SMALL_F = {"squeezes": 1, "blocks": 2, "hidden": 48, "levels": 3, "depth": 6, "width": 64}
+GLOW = {"levels": 3, "depth": 6, "width": 128}
+
+EXPERIMENTS: dict[str, tuple[list[str], list[Run]]] = {
+    "models": (
+        ["fashion", "cifar10", "faces32"],
+        [
+            Run("vae", "vae", {"latent": 128, "width": 48}),
+            Run("glow", "glow", GLOW),
+            Run("f_vae", "f_vae", SMALL_F),
+            Run("f_vae_general", "f_vae_general", {**SMALL_F, "rounds": 2}),
+            Run("f_vae_reduced", "f_vae_reduced", {"latent": 128, "width": 48}),
+        ],
+    ),
+    "mixing": (
+        ["cifar10"],
+        [Run(mixing, "glow", {**GLOW, "mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],
+    ),
+    "sigma_1": (
+        ["fashion"],
+        [Run(kind, "f_vae", {**SMALL_F, "sigma_1_kind": kind}) for kind in ("scalar", "channel", "network")]
+        + [
+            Run(f"fixed {s}", "f_vae", {**SMALL_F, "sigma_1_kind": "fixed", "sigma_1": s, "normalised": True})
+            for s in (0.1, 0.3, 0.5)
+        ],
+    ),
+    "sigma_2": (
+        ["fashion"],
+        [Run(kind, "f_vae", {**SMALL_F, "sigma_2_kind": kind}) for kind in ("gradient", "channel", "closed")]
+        + [Run("at least 0.05", "f_vae", {**SMALL_F, "sigma_2": 0.1, "sigma_2_least": 0.05})],
+    ),
+    "dimension": (
+        ["fashion"],
+        [Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 48}) for k in (1, 4, 16, 64)],
+    ),
+    "blocks": (
+        ["fashion", "faces32"],
+        [Run(block, "f_vae", {**SMALL_F, "block": block}) for block in ("residual", "convnext")],
+    ),
+}
+
+
+def command(run: Run, data: str, shared: Path, folder: Path, minutes: float, seed: int) -> list[str]:
+    source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
+    train = {"minutes": minutes, "seed": seed, "batch_size": 32, "every": 100, "test_images": 128, "accelerator": "cpu"}
+    flags = [f"--model.{k}={v}" for k, v in run.model.items()]
+    flags += [f"--train.{k}={v}" for k, v in (train | run.train).items()]
+    return [sys.executable, "-m", "fvae.cli", "train", run.recipe, *source, "--out", str(folder), *flags]
+
+
+def finish(words: list[str], folder: Path, minutes: float) -> None:
+    """Train a run, or the rest of it; says so if it fails."""
+    if (folder / "metrics.csv").exists() and read_metrics(folder)[-1]["seconds"] >= 60 * minutes:
+        return
+    resume = ["--resume"] if (folder / "config.yaml").exists() else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.log", "a") as log:
+        done = subprocess.run([*words, *resume], env=environment, stdout=log, stderr=log, check=False)
+    print(f"{folder}: {'done' if done.returncode == 0 else f'FAILED, see {folder}.log'}", flush=True)
+
+
+@torch.no_grad()
+def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, float]:
+    """What one finished run says of its test images, and how its samples look at T = 1 and 0.8."""
+    kept = Path(f"{folder}.json")
+    last = read_metrics(folder)[-1]
+    if not kept.exists():
+        source = ["--data", str(shared / test)] if test else []
+        words = [
+            sys.executable,
+            "-m",
+            "fvae.cli",
+            "evaluate",
+            str(folder),
+            *source,
+            "--samples",
+            "4",
+            "--json",
+            str(kept),
+        ]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads(kept.read_text())
+    model = fvae.load(folder)
+    settings = read_yaml(folder / "config.yaml")["data"]
+    train = load_data(DataSettings(**settings), "train")
+    real = load_data(
+        DataSettings(**(settings | {"source": str(shared / test)} if test else settings)), "all" if test else "test"
+    )
+    net = train_features(train.values, features)
+    row = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": last["step"],
+        "bits/dim": found["bits_per_dim"],
+        "4-sample bound": found["tighter_bits_per_dim"],
+        "training images/s": last["step"] * 32 / last["seconds"],
+    }
+    for temperature in (1.0, 0.8):
+        generator = torch.Generator().manual_seed(0)
+        began = time.perf_counter()
+        parts = [
+            to_uint8(model.sample(100, some_labels(model, 100, generator), temperature, generator), model.decoder.bits)
+            for _ in range(SAMPLES // 100)
+        ]
+        row["sampled images/s"] = SAMPLES / (time.perf_counter() - began)
+        samples = np.concatenate(parts).transpose(0, 3, 1, 2)
+        row |= {f"{name}, T = {temperature:g}": value for name, value in quality(net, real.values, samples).items()}
+    return row
+
+
+def tables(rows: list[tuple[str, list[dict[str, float]]]]) -> tuple[str, str]:
+    """Markdown and CSV: the mean over seeds, +- half of the range where there are several."""
+
+    def told(values: list[float]) -> str:
+        middle, spread = float(np.mean(values)), (max(values) - min(values)) / 2
+        digits = 0 if abs(middle) >= 1000 else 1 if abs(middle) >= 100 else 3 if abs(middle) < 10 else 2
+        return f"{middle:,.{digits}f}" + (f" +- {spread:.{digits}f}" if len(values) > 1 and spread else "")
+
+    names = list(rows[0][1][0])
+    header = ["model", *names]
+    lines = [[label, *(told([row[name] for row in found]) for name in names)] for label, found in rows]
+    markdown = "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "seed", *names])
+    writer.writerows([label, i, *row.values()] for label, found in rows for i, row in enumerate(found))
+    return markdown, text.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=EXPERIMENTS)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only", help="data sets, with commas between (default: all of the comparison)")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    sets, runs = EXPERIMENTS[args.name]
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    for data in args.only.split(",") if args.only else sets:
+        out = args.out / args.name / data
+        jobs = []
+        for seed in seeds:
+            for run in runs:
+                folder = out / f"seed{seed}" / run.name.replace(" ", "_").replace("/", "_")
+                jobs.append((command(run, data, args.shared, folder, args.minutes, seed), folder, args.minutes))
+        write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
+        with ThreadPoolExecutor(args.workers) as pool:
+            list(pool.map(lambda job: finish(*job), jobs))
+        rows: dict[str, list[dict[str, float]]] = {}
+        for run, (_, folder, _) in zip(runs * len(seeds), jobs, strict=True):
+            rows.setdefault(run.name, []).append(
+                figures(folder, DATA[data][1], args.shared, args.out / f"{data}.features")
+            )
+        markdown, text = tables(list(rows.items()))
+        write_text(out / "table.md", markdown)
+        write_text(out / "table.csv", text)
+        compare([folder for _, folder, _ in jobs[: len(runs)]], out / "compare")
+        print(f"{out}\n{markdown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
