@@ -248,13 +248,16 @@ class Statistics(nn.Module):
     """(x - mean) / std over the batch, by dimension: batch normalisation without centre and scale.
 
     Shapes: (B, C, *) to itself. Nothing is added to the variance: a network that lowers the KL makes x as small as
-    what is added, and the floors built on deviation 1 are gone. Below 1e-20 x counts as constant.
+    what is added, and the floors built on deviation 1 are gone. Where no floor is built on it, ``least`` keeps a
+    dimension of smaller variance, which counts as constant, from being blown up.
+
     In training the batch's own statistics, over all processes; in evaluation running ones. Raises ``ValueError`` for a
     batch of one, which has none.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, least: float = 1e-20):
         super().__init__()
+        self.least = least
         self.seen = Running(torch.stack([torch.zeros(channels), torch.ones(channels)]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -269,7 +272,7 @@ class Statistics(nn.Module):
             self.seen.see(torch.stack([mean, var]))
         else:
             mean, var = self.seen.value
-        return (x - mean.view(shape)) * torch.rsqrt(var.view(shape).clamp(min=1e-20))
+        return (x - mean.view(shape)) * torch.rsqrt(var.view(shape).clamp(min=self.least))
 
 
 class Normalised(nn.Module):

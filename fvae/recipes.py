@@ -203,7 +203,7 @@ def noised(
     """Who sets the posterior sigma_1 u + E(x): mean E(x), maybe brought to mean 0 and deviation 1 by channel."""
     c = latent[0]
     if normalised:
-        net = nn.Sequential(net, Statistics(c))
+        net = nn.Sequential(net, Statistics(c, least=1e-6))
     if kind == "network":
         return Headed(net, zero_conv(c, c, 3) if len(latent) == 3 else zero_linear(c, c), sigma)
     by_channel = (c, *(1 for _ in latent[1:])) if kind == "channel" else ()
