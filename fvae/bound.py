@@ -133,7 +133,7 @@ class LatentModel(nn.Module):
         return torch.randn(n, *shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
     def encode(self, x: Tensor, y=None) -> Tensor:
-        """The code of x at u = 0 (the posterior's median; the middle of the bin): (B, *shape) -> (B, D)."""
+        """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D)."""
         like = next(self.parameters())
         u = torch.zeros(len(x), *self.noise_shape, dtype=like.dtype, device=like.device)
         z, _ = self.posterior(u, self.given(self.scale(x)[0], y))
@@ -186,10 +186,10 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
         return
     for running in known:
         running.restart()
-    before = model.training
+    before, generator = model.training, torch.Generator().manual_seed(0)
     model.train()
     for x, y in batches:
-        model(x, y, model.noise(len(x), torch.Generator().manual_seed(0)))
+        model(x, y, model.noise(len(x), generator))
     model.train(before)
 
 

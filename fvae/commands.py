@@ -85,6 +85,10 @@ def train(
         raise UserError(f"--model: {error}") from None
     for part in (samples, test):
         check_labels(built, part, f"--model.classes {built.classes}: --data {data.source}")
+    if built.classes and len(set(samples.labels.tolist())) < built.classes:  # type: ignore[union-attr]
+        found = len(set(samples.labels.tolist()))  # type: ignore[union-attr]
+        text = f"expected training samples of each label from 0 to {built.classes - 1}, found {found} labels"
+        raise UserError(f"--model.classes {built.classes}: --data {data.source}: {text}")
     built.config |= {"columns": samples.columns} if samples.columns else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written

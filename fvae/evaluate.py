@@ -78,10 +78,12 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit."""
     told = unit(model)
     error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
+    bound = f"-log p(x{'|y' * bool(model.classes)})"
+    bound = bound if isinstance(model.posterior, Exact) else f"upper bound on {bound}"
     result: dict[str, Any] = {
         told.key: told.of(float(found.loss.mean())),
         f"{told.key}_error": told.of(error),
-        "bound": f"{'' if isinstance(model.posterior, Exact) else 'upper bound on '}-log p(x), mean over samples",
+        "bound": f"{bound}, mean over samples",
         "noise": model.decoder.noise,
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),

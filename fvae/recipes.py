@@ -73,17 +73,18 @@ def coupled(c_in: int, c_out: int, width: int, images: bool, additive: bool) -> 
 
 
 def steps(
-    depth: int, width: int, mixing: Mixing, coupling: Affine, actnorm: bool = True
+    depth: int, width: int, mixing: Mixing, coupling: Affine, actnorm: bool = True, turns: bool = False
 ) -> Callable[[Shape], list[Flow]]:
-    """Glow's step, ``depth`` times: actnorm, mixing, coupling."""
+    """Glow's step, ``depth`` times: actnorm, mixing, coupling; with ``turns`` every other mixing is a reversal."""
 
     def level(shape: Shape) -> list[Flow]:
         c = shape[0]
         keep, images = c // 2, len(shape) == 3
         flows: list[Flow] = []
-        for _ in range(depth):
+        for i in range(depth):
+            mix = reverse if turns and i % 2 else MIXINGS[mixing]
             params = coupled(keep, c - keep, width, images, coupling == "additive")
-            flows += [ActNorm(shape, actnorm), MIXINGS[mixing](c), Coupling(params, keep)]
+            flows += [ActNorm(shape, actnorm), mix(c), Coupling(params, keep)]
         return [Steps(*flows)]
 
     return level
@@ -129,7 +130,8 @@ def realnvp_flow(shape: Shape, levels: int, depth: int, width: int) -> Flow:
         pairs = [(ActNorm(shape), Checkerboard(coupled(c, c, width, True, False), i % 2)) for i in range(depth)]
         return [flow for pair in pairs for flow in pair]
 
-    by_channel = steps(depth, width, "shuffle", "affine")
+    few = len(shape) == 1  # of few columns a shuffle may move none: two steps in a row move all
+    by_channel = steps(depth, width, "shuffle", "affine", turns=few)
     if len(shape) == 1:
         return Chain(*by_channel(shape), Whiten(Learned(shape)))
     return multiscale(shape, levels, by_channel, lambda c_in, c_out: Learned((c_out, 1, 1)), before=by_place)

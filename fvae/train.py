@@ -36,6 +36,7 @@ from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import replacing, write_text
 from fvae.flows import set_reversible
 from fvae.memory import keep_freed_memory
+from fvae.params import Statistics
 from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
 
@@ -213,7 +214,9 @@ class Keeper(Callback):
             self.keep_all(trainer, training)
 
     def keep_all(self, trainer: Trainer, training: Training) -> None:
-        fit_statistics(training.average, batches(training.average, training.data.spread(FIT_ROWS // 5), 512))
+        n = min(len(training.data), FIT_ROWS // 5)
+        parts = math.ceil(n / 512)  # of equal size, so that each counts alike
+        fit_statistics(training.average, batches(training.average, training.data.spread(n - n % parts), n // parts))
         loss = torch.stack(training.losses).nanmean() if training.losses else torch.tensor(math.nan)
         loss = trainer.strategy.reduce(loss.to(training.device), reduce_op="mean")
         if trainer.is_global_zero:
@@ -350,6 +353,12 @@ def train(
     ``MachineError`` where a file can't be written.
     """
     settings.check()
+    each = settings.batch_size // (settings.devices * settings.nodes)
+    if each < 2 and any(isinstance(m, Statistics) for m in model.modules()):
+        raise UserError(
+            f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
+            f"a device, found {each}"
+        )
     begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
         n = min(len(data), FIT_IMAGES if len(data.shape) == 3 else FIT_ROWS)

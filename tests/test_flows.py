@@ -595,6 +595,24 @@ def test_actnorm_fit_normalises_and_floors(shape, float64):
     assert flow.params.log_std.flatten()[1].item() == pytest.approx(math.log(1e-3))
 
 
+def test_a_column_that_is_constant_in_the_sample_keeps_its_scale():
+    """A rare flag isn't blown up by a deviation of 0; a large offset costs no digits of the deviation."""
+    flow = Standardise(2)
+    flow.fit(torch.stack([torch.zeros(1000), 1e6 + torch.randn(1000)], 1))
+    assert flow(torch.tensor([[1.0, 1e6]]))[0][0, 0] == 1.0
+    assert flow.params.log_std[0] == 0 and flow.params.log_std[1].abs() < 0.1
+
+
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_realnvp_moves_every_column(d):
+    """Whatever the shuffles, since every other mixing is a reversal: no value of the code is an affine map of x."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = perturb(realnvp((d,), depth=4, width=8), 0.5)
+        slope = torch.func.jacrev(lambda x, m=model: m.prior(x[None])[0][0])
+        assert ((slope(torch.randn(d)) - slope(torch.randn(d))).abs().amax(1) > 1e-6).all()
+
+
 def test_standardise_is_fitted_and_not_trained(float64):
     """After fit each column has mean 0 and deviation 1, however small its unit; it has no parameters."""
     flow = Standardise(3)

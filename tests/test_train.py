@@ -300,6 +300,23 @@ def test_a_run_on_rows_learns_and_tells_nats(tmp_path):
     assert [p.name for p in (tmp_path / "run/samples").iterdir()] == ["step_0000300.png"]
 
 
+@pytest.mark.parametrize("n", [513, 514, 2049])
+def test_statistics_of_evaluation_are_those_of_the_data(tmp_path, n):
+    """Whatever is left over by batches of 512: the kept statistics normalise the training data."""
+    model = bn_vae((2,), latent=2, width=8)
+    train(model, toy_rows(n), toy_rows(20), tmp_path, quick(2), report=print)
+    kept = load(tmp_path)
+    mean, log_std = kept.posterior.params(kept.scale(torch.from_numpy(toy_rows(n).values))[0])
+    total = (mean.square() + torch.exp(2 * log_std)).mean(0)
+    torch.testing.assert_close(mean.mean(0), torch.zeros(2), rtol=0, atol=0.02)
+    torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=0.02)
+
+
+def test_a_batch_of_one_cannot_be_normalised(tmp_path):
+    with pytest.raises(UserError, match=r"--train.batch_size 1: this model normalises over a batch; expected 2"):
+        train(bn_vae((2,), latent=2, width=8), toy_rows(), toy_rows(20), tmp_path, quick(2, batch_size=1))
+
+
 @pytest.mark.parametrize("make", [toy_rows, toy_images])
 def test_labels_reach_the_right_samples(tmp_path, make):
     """Every call of the model, to initialise, train or evaluate, gets each sample with its own label."""

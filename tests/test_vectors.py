@@ -121,6 +121,16 @@ def test_labels_of_any_kind_are_numbers(labels, expected, name, tmp_path):
     assert rows.labels.tolist() == expected and rows.columns == ["a"]
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], ["0", "1", "1", "0"], [1, 1, 1, 1]])
+def test_labels_mean_what_they_meant(labels, tmp_path):
+    """Labels that had to be counted keep their numbers in a file of which the rest would count differently."""
+    first = read(write(tmp_path / "a.csv", text(range(4), [-1, 0, 1, 1], header="a,label")))
+    assert (first.labels.tolist(), first.classes) == ([0, 1, 2, 2], ["-1", "0", "1"])
+    second = read(write(tmp_path / "b.csv", text(range(4), labels, header="a,label")))
+    again = second.numbered_as(first.classes, "b")
+    assert again.labels.tolist() == [int(label) + 1 for label in labels]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_held_out_is_disjoint_complete_and_the_same_every_time(form, tmp_path):
     source = FORMS[form][0](tmp_path)

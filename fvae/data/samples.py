@@ -51,14 +51,15 @@ class Samples:
 
     def numbered_as(self, classes: list[str], where: str) -> "Samples":
         """With labels by the numbers that their names have in ``classes``; raises ``UserError`` for another name."""
-        if not self.classes or not classes or self.classes == classes or self.labels is None:
+        if not classes or self.classes == classes or self.labels is None:
             return self
-        unknown = [self.classes[i] for i in np.unique(self.labels) if self.classes[i] not in classes]
+        number = {name: i for i, name in enumerate(classes)}
+        names = [self.classes[k] if self.classes else str(k) for k in self.labels]
+        unknown = sorted(set(names) - set(classes))
         if unknown:
             shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise UserError(f"{where}: expected the labels {shown}, found {unknown[0]}")
-        numbers = np.array([classes.index(name) if name in classes else -1 for name in self.classes])
-        return replace(self, labels=numbers[self.labels], classes=classes)
+        return replace(self, labels=np.array([number[name] for name in names], dtype=np.int64), classes=classes)
 
 
 def numbered(labels: list[Any]) -> tuple[np.ndarray, list[str]]:

@@ -74,8 +74,13 @@ class Standardise(ActNorm):
     Shapes: (B, D) to itself. Its log-determinant is counted, so that densities are those of the data as they came.
     """
 
-    least = torch.finfo(torch.float32).tiny
-
     def __init__(self, d: int):
         Whiten.__init__(self, Fixed((d,)))
         self.on = True
+
+    @torch.no_grad()
+    def fit(self, x) -> None:
+        """Take mean and standard deviation of ``x`` by dimension; one that is constant there keeps its scale."""
+        std, mean = torch.std_mean(x.double(), 0, correction=0)
+        self.params.mean.copy_(mean)
+        self.params.log_std.copy_(torch.where(std > 0, std, 1.0).log())
