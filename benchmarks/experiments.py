@@ -71,6 +71,18 @@ EXPERIMENTS: dict[str, tuple[list[str], list[Run]]] = {
         ["cifar10"],
         [Run(mixing, "glow", {**GLOW, "mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],
     ),
+    "coupling": (
+        ["cifar10"],
+        [
+            Run(
+                f"{coupling}{'' if actnorm else ', no actnorm'}",
+                "glow",
+                {**GLOW, "coupling": coupling, "actnorm": actnorm},
+            )
+            for coupling in ("additive", "affine")
+            for actnorm in (True, False)
+        ],
+    ),
     "sigma_1": (
         ["fashion"],
         [Run(kind, "f_vae", {**SMALL_F, "sigma_1_kind": kind}) for kind in ("scalar", "channel", "network")]
@@ -98,7 +110,7 @@ EXPERIMENTS: dict[str, tuple[list[str], list[Run]]] = {
 def command(run: Run, data: str, shared: Path, folder: Path, minutes: float, seed: int) -> list[str]:
     source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
     train = {"minutes": minutes, "seed": seed, "batch_size": 32, "every": 100, "test_images": 128, "accelerator": "cpu"}
-    flags = [f"--model.{k}={v}" for k, v in run.model.items()]
+    flags = [f"--model.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in run.model.items()]
     flags += [f"--train.{k}={v}" for k, v in (train | run.train).items()]
     return [sys.executable, "-m", "fvae.cli", "train", run.recipe, *source, "--out", str(folder), *flags]
 
@@ -200,7 +212,7 @@ def main() -> None:
         jobs = []
         for seed in seeds:
             for run in runs:
-                folder = out / f"seed{seed}" / run.name.replace(" ", "_").replace("/", "_")
+                folder = out / f"seed{seed}" / run.name.replace(",", "").replace(" ", "_").replace("/", "_")
                 jobs.append((command(run, data, args.shared, folder, args.minutes, seed), folder, args.minutes))
         write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
         with ThreadPoolExecutor(args.workers) as pool:

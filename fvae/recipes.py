@@ -221,6 +221,8 @@ def nice(
 ) -> LatentModel:
     """Additive couplings of interleaved halves, fully connected, and a scaling at the end (Dinh et al., 2015).
 
+    The code is Gaussian, where theirs is logistic for most data, and the last layer has a shift too.
+
     Args:
         depth: couplings
         hidden: hidden layers of each coupling's network
@@ -360,6 +362,8 @@ def cvae(
 ) -> LatentModel:
     """A VAE whose prior is N(mean of the label, I), so that a label can be drawn (Su, 2018).
 
+    Encoder and decoder don't see the label, unlike those of Sohn et al. (2015).
+
     Args:
         classes: labels, each with its mean
         levels: times that height and width are halved; of images alone
@@ -450,8 +454,8 @@ def f_vae(
     """A VAE whose posterior is a conditional flow, or whose prior is one: the same (Su & Wu, 2018).
 
     z = F(sigma_1 u + E(x)), x ~ N(G(F^-1(z)), sigma_2^2). Built in its equal form, posterior sigma_1 u + E(x) under the
-    density of F as the prior, so that training never needs F^-1. With more rounds the posterior is
-    f_n = sigma_n(x) F_(n-1)(f_(n-1)) + mu_n(x), and F_n the prior.
+    density of F as the prior, so that training never needs F^-1. More rounds are
+    ``f_vae_general``'s.
 
     Args:
         squeezes: squeezes in E, and unsqueezes in G; of images alone
@@ -516,7 +520,8 @@ def f_vae_general(
 ) -> LatentModel:
     """f-VAE of several rounds, f_i = F_i(sigma_i(x) f_(i-1) + mu_i(x)), f_0 = u, z = f_n (Su & Wu, 2018).
 
-    As ``f_vae``, built with F_n as the prior's flow; sigma_i(x) are networks.
+    Built in its equal form: with h_i = sigma_i(x) f_(i-1) + mu_i(x), so that f_i = F_i(h_i), the posterior is h_n, the
+    prior the density of F_n, and the decoder G(h_n). sigma_i(x) are networks.
 
     Args:
         rounds: flows of the posterior, the last of which is the prior's
