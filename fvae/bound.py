@@ -89,7 +89,7 @@ class LatentModel(nn.Module):
         return isinstance(self.posterior, Colour) and self.prior.translates
 
     def forward(self, x: Tensor, y=None, u: Tensor | None = None, sampled: bool = False) -> Terms:
-        """The objective's terms for x (B, *shape), with u (B, *latent) given or drawn.
+        """The objective's terms for x (B, *shape), with u (B, *noise_shape) given or drawn.
 
         Of a Gaussian posterior and prior, log N(u) and log q(z) are given as their means over u, so that the rate is
         KL = 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1) without noise: near collapse the sampled one's gradient has

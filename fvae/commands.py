@@ -83,12 +83,9 @@ def train(
         built = RECIPES[recipe](samples.shape, **model)
     except UserError as error:
         raise UserError(f"--model: {error}") from None
-    for part in (samples, test):
-        check_labels(built, part, f"--model.classes {built.classes}: --data {data.source}")
-    if built.classes and len(set(samples.labels.tolist())) < built.classes:  # type: ignore[union-attr]
-        found = len(set(samples.labels.tolist()))  # type: ignore[union-attr]
-        text = f"expected training samples of each label from 0 to {built.classes - 1}, found {found} labels"
-        raise UserError(f"--model.classes {built.classes}: --data {data.source}: {text}")
+    where = f"--model.classes {built.classes}: --data {data.source}"
+    check_labels(built, samples, where, each=True)
+    check_labels(built, test, where)
     built.config |= {"columns": samples.columns} if samples.columns else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
@@ -153,8 +150,8 @@ def data_of(
     return samples, what
 
 
-def check_labels(model: LatentModel, samples: Samples, where: str) -> None:
-    """Refuse data without the labels that a model's prior takes; raises ``UserError``."""
+def check_labels(model: LatentModel, samples: Samples, where: str, each: bool = False) -> None:
+    """Refuse data without the labels that a model's prior takes, or without one of ``each``; raises ``UserError``."""
     if not model.classes:
         return
     if samples.labels is None:
@@ -162,6 +159,9 @@ def check_labels(model: LatentModel, samples: Samples, where: str) -> None:
     if len(samples.labels) and not 0 <= samples.labels.min() <= samples.labels.max() < model.classes:
         found = f"{samples.labels.min()} to {samples.labels.max()}"
         raise UserError(f"{where}: expected labels from 0 to {model.classes - 1}, found {found}")
+    if each and len(kinds := np.unique(samples.labels)) < model.classes:
+        text = f"expected training samples of each label from 0 to {model.classes - 1}, found {len(kinds)} labels"
+        raise UserError(f"{where}: {text}")
 
 
 def columns_of(model: LatentModel) -> list[str]:
@@ -284,8 +284,8 @@ def decoded(model: LatentModel, e: torch.Tensor, y: torch.Tensor | None = None, 
 def encoded(model: LatentModel, samples: Samples, batch_size: int = 64) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Samples to codes (N, D), and their labels where the model takes them."""
     pairs = [(model.encode(x, y), y) for x, y in batches(model, samples, batch_size)]
-    y = torch.cat([y for _, y in pairs]) if model.classes else None  # type: ignore[misc]
-    return torch.cat([e for e, _ in pairs]), y
+    labels = [y for _, y in pairs if y is not None]
+    return torch.cat([e for e, _ in pairs]), torch.cat(labels) if labels else None
 
 
 def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: Path) -> None:

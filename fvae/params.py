@@ -20,6 +20,13 @@ from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]
 
+MOMENTUM = 0.01  # of a running statistic, once it has seen 100
+
+
+def by_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one value a channel, broadcastable to ``shape``: (C, ...) -> (C, 1, ...)."""
+    return (shape[0], *(1 for _ in shape[1:]))
+
 
 def wide(a: Tensor) -> Tensor:
     """Widen to float32 at least (float64 stays)."""
@@ -220,9 +227,6 @@ class Running(nn.Module):
         self.value.lerp_(value.to(self.value.dtype), (1 / self.count).clamp(min=MOMENTUM).to(self.value.dtype))
 
 
-MOMENTUM = 0.01
-
-
 class Across(torch.autograd.Function):
     """The mean over all processes, and of its gradients: torch's own differentiable one is deprecated."""
 
@@ -341,9 +345,8 @@ class Learned(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
-        channels = (shape[0], *(1 for _ in shape[1:]))
-        self.mean = nn.Parameter(torch.zeros(channels))
-        self.log_std = nn.Parameter(torch.zeros(channels))
+        self.mean = nn.Parameter(torch.zeros(by_channel(shape)))
+        self.log_std = nn.Parameter(torch.zeros(by_channel(shape)))
 
     def forward(self, *cond) -> Pair:
         return self.mean, self.log_std
@@ -357,9 +360,8 @@ class Fixed(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
-        channels = (shape[0], *(1 for _ in shape[1:]))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("log_std", torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(by_channel(shape)))
+        self.register_buffer("log_std", torch.zeros(by_channel(shape)))
 
     def forward(self, *cond) -> Pair:
         return self.mean, self.log_std

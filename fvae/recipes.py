@@ -50,6 +50,7 @@ from fvae.params import (
     SharedStd,
     Split,
     Statistics,
+    by_channel,
 )
 from fvae.registry import RECIPES, Shape, divisible, recipe, several
 
@@ -131,10 +132,10 @@ def realnvp_flow(shape: Shape, levels: int, depth: int, width: int) -> Flow:
         return [flow for pair in pairs for flow in pair]
 
     few = len(shape) == 1  # of few columns a shuffle may move none: two steps in a row move all
-    by_channel = steps(depth, width, "shuffle", "affine", turns=few)
-    if len(shape) == 1:
-        return Chain(*by_channel(shape), Whiten(Learned(shape)))
-    return multiscale(shape, levels, by_channel, lambda c_in, c_out: Learned((c_out, 1, 1)), before=by_place)
+    shuffled = steps(depth, width, "shuffle", "affine", turns=few)
+    if few:
+        return Chain(*shuffled(shape), Whiten(Learned(shape)))
+    return multiscale(shape, levels, shuffled, lambda c_in, c_out: Learned((c_out, 1, 1)), before=by_place)
 
 
 def nice_flow(shape: Shape, depth: int, width: int, hidden: int) -> Flow:
@@ -189,10 +190,8 @@ def gaussian(
     least: float = 0.0,
 ) -> nn.Module:
     """The decoder N(net(z), sigma^2), in bins for images."""
-    by_channel = (shape[0], *(1 for _ in shape[1:])) if kind == "channel" else ()
-    params = (
-        BestStd(net, sigma) if kind == "closed" else SharedStd(net, sigma, kind != "fixed", pace, by_channel, least)
-    )
+    stds = by_channel(shape) if kind == "channel" else ()
+    params = BestStd(net, sigma) if kind == "closed" else SharedStd(net, sigma, kind != "fixed", pace, stds, least)
     return BinnedGaussian(params, bits) if len(shape) == 3 else Gaussian(params)
 
 
@@ -208,8 +207,7 @@ def noised(
         net = nn.Sequential(net, Statistics(c, least=1e-6))
     if kind == "network":
         return Headed(net, zero_conv(c, c, 3) if len(latent) == 3 else zero_linear(c, c), sigma)
-    by_channel = (c, *(1 for _ in latent[1:])) if kind == "channel" else ()
-    return SharedStd(net, sigma, kind != "fixed", pace, by_channel)
+    return SharedStd(net, sigma, kind != "fixed", pace, by_channel(latent) if kind == "channel" else ())
 
 
 # Recipes
@@ -242,8 +240,7 @@ def realnvp(
     Args:
         depth: couplings by place, and as many by channel, a level
     """
-    if len(shape) == 3:
-        divisible("realnvp", shape, levels, f"levels {levels}")
+    divisible("realnvp", shape, levels, f"levels {levels}")
     several("realnvp", shape)
     return exact(realnvp_flow(shape, levels, depth, width), shape, classes, bits)
 
@@ -265,8 +262,7 @@ def glow(
     Args:
         actnorm: begin each step with a trained shift and scale by channel; without, for comparisons
     """
-    if len(shape) == 3:
-        divisible("glow", shape, levels, f"levels {levels}")
+    divisible("glow", shape, levels, f"levels {levels}")
     several("glow", shape)
     return exact(glow_flow(shape, levels, depth, width, mixing, coupling, actnorm=actnorm), shape, classes, bits)
 
@@ -287,7 +283,7 @@ def noisy_flow(
         sigma: the noise's fixed standard deviation, on [-1, 1] images or standardised columns
         flow: the flow F, with the networks and the mixing of the recipe of that name
     """
-    if len(shape) == 3 and flow != "nice":
+    if flow != "nice":
         divisible("noisy_flow", shape, levels, f"levels {levels}")
     several("noisy_flow", shape)
     make = {
@@ -309,11 +305,8 @@ def coders(shape: Shape, out: int, latent: int, width: int, levels: int, blocks:
     """A VAE's encoder to ``out`` values and its decoder from ``latent``."""
     if len(shape) == 1:
         return mlp(shape[0], out, width, blocks), mlp(latent, shape[0], width, blocks)
-    encoder, decoder = (
-        vector_encoder(shape, out, width, levels, blocks),
-        vector_decoder(shape, latent, width, levels, blocks),
-    )
-    return encoder, decoder
+    encoder = vector_encoder(shape, out, width, levels, blocks)
+    return encoder, vector_decoder(shape, latent, width, levels, blocks)
 
 
 @recipe
@@ -335,8 +328,7 @@ def vae(
         levels: times that height and width are halved; of images alone
         width: channels of the first level, doubled at each of the next, or hidden units
     """
-    if len(shape) == 3:
-        divisible("vae", shape, levels, f"levels {levels}")
+    divisible("vae", shape, levels, f"levels {levels}")
     encoder, decoder = coders(shape, 2 * latent, latent, width, levels, blocks)
     return LatentModel(
         posterior=Colour(Split(scaled(encoder, shape, bits), bound=6.0)),
@@ -369,8 +361,7 @@ def cvae(
         levels: times that height and width are halved; of images alone
         width: channels of the first level, doubled at each of the next, or hidden units
     """
-    if len(shape) == 3:
-        divisible("cvae", shape, levels, f"levels {levels}")
+    divisible("cvae", shape, levels, f"levels {levels}")
     settings = {"latent": latent, "width": width, "levels": levels, "blocks": blocks, "sigma_2": sigma_2, "pace": pace}
     return vae(shape, **settings, classes=classes, bits=bits)
 
@@ -399,8 +390,7 @@ def bn_vae(
         levels: times that height and width are halved; of images alone
         width: channels of the first level, doubled at each of the next, or hidden units
     """
-    if len(shape) == 3:
-        divisible("bn_vae", shape, levels, f"levels {levels}")
+    divisible("bn_vae", shape, levels, f"levels {levels}")
     encoder, decoder = coders(shape, 2 * latent, latent, width, levels, blocks)
     net = scaled(encoder, shape, bits)
     params: nn.Module = Normalised(net, latent, gamma) if form == "one-sided" else Scaler(net, latent, tau)
@@ -454,14 +444,13 @@ def f_vae(
     """A VAE whose posterior is a conditional flow, or whose prior is one: the same (Su & Wu, 2018).
 
     z = F(sigma_1 u + E(x)), x ~ N(G(F^-1(z)), sigma_2^2). Built in its equal form, posterior sigma_1 u + E(x) under the
-    density of F as the prior, so that training never needs F^-1. More rounds are
-    ``f_vae_general``'s.
+    density of F as the prior, so that training never needs F^-1. More rounds are ``f_vae_general``'s.
 
     Args:
         squeezes: squeezes in E, and unsqueezes in G; of images alone
         blocks: residual steps after each squeeze of E, and before each of G
         hidden: hidden channels of those steps, at least (published: 0, as many as the step has channels)
-        block: those steps: 3x3 convolutions (published), or depthwise 7x7 and wide 1x1 ones
+        block: those steps: 3x3 convolutions (published), or depthwise 7x7 and 1x1 ones
         levels: scales of the flow F; of images alone
         depth: flow steps a level of F
         width: hidden channels of F's coupling networks
@@ -472,8 +461,7 @@ def f_vae(
         tanh: end G with tanh
     """
     halvings = squeezes + levels - 1
-    if len(shape) == 3:
-        divisible("f_vae", shape, halvings, f"squeezes {squeezes} and levels {levels}")
+    divisible("f_vae", shape, halvings, f"squeezes {squeezes} and levels {levels}")
     several("f_vae", shape)
     if sigma_2_least >= sigma_2:
         raise UserError(f"f_vae: sigma_2_least must be below sigma_2, {sigma_2:g}; found {sigma_2_least:g}")
@@ -530,8 +518,7 @@ def f_vae_general(
         sigma_1: the first sigma_i at the start, in the units of [-1, 1] images; the others begin at 1
     """
     settings = {k: v for k, v in locals().items() if k != "shape"}
-    if len(shape) == 3:
-        divisible("f_vae_general", shape, squeezes + levels - 1, f"squeezes {squeezes} and levels {levels}")
+    divisible("f_vae_general", shape, squeezes + levels - 1, f"squeezes {squeezes} and levels {levels}")
     several("f_vae_general", shape)
     return f_vae(shape, **settings, sigma_1_kind="network")
 
@@ -565,8 +552,7 @@ def f_vae_reduced(
         sigma_1_kind: one trained, one trained a dimension, a network's output, or fixed as later latent flows have it
         normalised: bring E(x) to mean 0 and deviation 1 by dimension, so that sigma_1 is in units of the latent's scale
     """
-    if len(shape) == 3:
-        divisible("f_vae_reduced", shape, levels, f"levels {levels}")
+    divisible("f_vae_reduced", shape, levels, f"levels {levels}")
     if latent == 1:
         raise UserError("f_vae_reduced: latent must be 2 or more; found 1")
     encoder, decoder = coders(shape, latent, latent, width, levels, blocks)

@@ -90,6 +90,8 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
 
 def divisible(name: str, shape: Shape, halvings: int, settings: str) -> None:
     """Refuse an image whose sides can't be halved as often as the model does; raises ``UserError``."""
+    if len(shape) == 1:
+        return  # vectors have no sides
     _, h, w = shape
     n = 2 ** min(halvings, 20)  # no image is larger, and the message stays short
     if h % n or w % n:

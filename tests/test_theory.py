@@ -13,6 +13,7 @@ from fvae.atoms import LOG_2PI, log_normal, total
 from fvae.bound import LatentModel, Terms, bits_per_dim, fit_actnorms, importance_bound
 from fvae.flows import (
     ActNorm,
+    Blind,
     Chain,
     Colour,
     Coupling,
@@ -69,20 +70,6 @@ def vector_flow(d: int) -> Flow:
             Whiten(Learned((d,))),
         )
     )
-
-
-class Alone(Flow):
-    """A flow without the condition, inside a chain that has one."""
-
-    def __init__(self, flow: Flow):
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, x, cond=None):
-        return self.flow(x)
-
-    def inverse(self, z, cond=None):
-        return self.flow.inverse(z)
 
 
 class After(nn.Module):
@@ -163,7 +150,7 @@ def test_a_noisy_flow_is_a_latent_model():
     sigma, flow = 0.07, image_flow(LATENT)
     here = nn.Identity()
     model = LatentModel(
-        posterior=Chain(Colour(SharedStd(here, sigma, learned=False)), Alone(flow)),
+        posterior=Chain(Colour(SharedStd(here, sigma, learned=False)), Blind(flow)),
         decoder=Gaussian(SharedStd(After(flow, here), sigma, learned=False)),
         prior=Flatten((16,)),
         shape=LATENT,
@@ -187,7 +174,7 @@ def test_the_flow_may_move_from_the_posterior_to_the_prior():
     """Posterior F(sigma_1 u + E(x)) with decoder G(F^-1(z)) has, sample by sample, the loss of F as the prior."""
     posterior, generator, decoder, flow = f_vae_rooms()
     moved = SharedStd(After(flow, generator), decoder.log_std.exp().item())
-    published = LatentModel(Chain(posterior, Alone(flow)), Gaussian(moved), Flatten((16,)), IMAGE, LATENT)
+    published = LatentModel(Chain(posterior, Blind(flow)), Gaussian(moved), Flatten((16,)), IMAGE, LATENT)
     ours = LatentModel(posterior, Gaussian(decoder), flow, IMAGE, LATENT)
     x, u = torch.randn(6, *IMAGE), torch.randn(6, *LATENT)
     torch.testing.assert_close(each(published(x, u=u)), each(ours(x, u=u)), rtol=1e-9, atol=1e-9)
@@ -236,7 +223,7 @@ def test_alternating_posterior_flows_are_one_latent_model():
     """z = f_n with f_i = F_i(sigma_i(x) f_{i-1} + mu_i(x)): its log-determinant is autograd's, its loss (1)."""
     a1, a2, a3 = (Colour(Split(perturb(mlp(3, 8), 0.4))) for _ in range(3))
     f1, f2 = vector_flow(4), vector_flow(4)
-    posterior = Chain(a1, Alone(f1), a2, Alone(f2), a3)
+    posterior = Chain(a1, Blind(f1), a2, Blind(f2), a3)
     model = LatentModel(posterior, Gaussian(Split(perturb(mlp(4, 6)))), vector_flow(4), (3,), (4,))
     x, u = torch.randn(2, 3), torch.randn(2, 4)
     jacobian = torch.autograd.functional.jacobian(lambda a: posterior(a, x)[0].sum(0), u).transpose(0, 1)

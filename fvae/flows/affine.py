@@ -38,7 +38,7 @@ class Whiten(Flow):
         return colour(z, *self.params(cond))[0]
 
     @property
-    def translates(self) -> bool:  # type: ignore[override]
+    def translates(self) -> bool:
         return isinstance(self.params, ClassMeans)
 
 

@@ -17,7 +17,10 @@ class Flow(nn.Module):
     ``cond`` is opaque to a flow: it hands it on to the flows and ``Params`` inside it.
     """
 
-    translates: bool = False  # whether z is x, moved by what doesn't depend on it: log-determinant 0
+    @property
+    def translates(self) -> bool:
+        """Whether z is x, moved by what doesn't depend on it: log-determinant 0."""
+        return False
 
     def forward(self, x: Tensor, cond=None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -48,7 +51,7 @@ class Chain(Flow):
         return z
 
     @property
-    def translates(self) -> bool:  # type: ignore[override]
+    def translates(self) -> bool:
         return all(flow.translates for flow in self.flows)
 
 
@@ -66,7 +69,7 @@ class Blind(Flow):
         return self.flow.inverse(z)
 
     @property
-    def translates(self) -> bool:  # type: ignore[override]
+    def translates(self) -> bool:
         return self.flow.translates
 
 

@@ -29,8 +29,6 @@ class Squeeze(Flow):
 class Flatten(Flow):
     """(B, *shape) -> (B, D): codes are flat."""
 
-    translates = True
-
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.shape = shape
@@ -40,6 +38,10 @@ class Flatten(Flow):
 
     def inverse(self, z, cond=None):
         return z.unflatten(1, self.shape)
+
+    @property
+    def translates(self) -> bool:
+        return True
 
 
 class Exact(Flow):
