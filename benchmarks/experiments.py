@@ -1,6 +1,6 @@
-"""Comparisons: runs that differ in one thing, trained two at a time for equal minutes, and what came of them.
+"""Comparisons: runs that differ in one thing, trained for equal minutes or equal steps, and what came of them.
 
-usage: python benchmarks/experiments.py NAME --shared DIR --out OUT [--minutes M] [--seeds 0,1,2]
+usage: python benchmarks/experiments.py NAME --shared DIR --out OUT [--minutes M | --steps N] [--seeds 0,1,2]
 
 DIR holds the data sets. Each run is one ``fvae train`` with one thread; finished ones are not run again, those
 that were stopped go on. Writes OUT/NAME/DATA/table.md, table.csv, curves.png and samples.png, and the commands.
@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -37,6 +38,7 @@ SAMPLES = 1000  # a model, for FID and KID
 
 DATA = {
     "fashion": (["--data", "fashion_train.npz", "--data.size", "32"], "fashion_test.npz"),
+    "fashion28": (["--data", "fashion_train.npz"], "fashion_test.npz"),
     "cifar10": (["--data", "cifar10_train.npz"], "cifar10_test.npz"),
     "mnist": (["--data", "mnist_train.npz", "--data.size", "32"], "mnist_test.npz"),
     "faces32": (["--data", "celeba64.zip", "--data.size", "32"], ""),
@@ -54,71 +56,101 @@ class Run:
 
 
 SMALL_F = {"squeezes": 1, "blocks": 2, "hidden": 48, "levels": 3, "depth": 6, "width": 64}
-GLOW = {"levels": 3, "depth": 6, "width": 128}
+GLOW = {"levels": 3, "depth": 6, "width": 96}
 
-EXPERIMENTS: dict[str, tuple[list[str], list[Run]]] = {
-    "models": (
-        ["fashion", "cifar10", "faces32"],
-        [
-            Run("vae", "vae", {"latent": 128, "width": 48}),
-            Run("glow", "glow", GLOW),
-            Run("f_vae", "f_vae", SMALL_F),
-            Run("f_vae_general", "f_vae_general", {**SMALL_F, "rounds": 2}),
-            Run("f_vae_reduced", "f_vae_reduced", {"latent": 128, "width": 48}),
-        ],
-    ),
-    "mixing": (
-        ["cifar10"],
-        [Run(mixing, "glow", {**GLOW, "mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],
-    ),
-    "coupling": (
-        ["cifar10"],
-        [
+
+def models(vae: dict[str, int]) -> list[Run]:
+    """Of like parameter counts: 0.4 million for grey images, 0.85 for colour ones."""
+    return [
+        Run("vae", "vae", {"blocks": 1} | vae),
+        Run("glow", "glow", GLOW),
+        Run("f_vae", "f_vae", SMALL_F | {"width": 96}),
+        Run("f_vae_general", "f_vae_general", SMALL_F | {"rounds": 2, "width": 80}),
+    ]
+
+
+COLOUR_MODELS = models({"latent": 128, "width": 20})
+
+EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
+    "models": {
+        "fashion": models({"latent": 64, "width": 16}),
+        "cifar10": COLOUR_MODELS,
+        "faces32": COLOUR_MODELS,
+    },
+    "mixing": {
+        "cifar10": [Run(mixing, "glow", GLOW | {"mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],
+    },
+    "coupling": {
+        "cifar10": [
             Run(
                 f"{coupling}{'' if actnorm else ', no actnorm'}",
                 "glow",
-                {**GLOW, "coupling": coupling, "actnorm": actnorm},
+                GLOW | {"coupling": coupling, "actnorm": actnorm},
             )
             for coupling in ("additive", "affine")
             for actnorm in (True, False)
         ],
-    ),
-    "sigma_1": (
-        ["fashion"],
-        [Run(kind, "f_vae", {**SMALL_F, "sigma_1_kind": kind}) for kind in ("scalar", "channel", "network")]
-        + [
-            Run(f"fixed {s}", "f_vae", {**SMALL_F, "sigma_1_kind": "fixed", "sigma_1": s, "normalised": True})
-            for s in (0.1, 0.3, 0.5)
+    },
+    "sigma_1": {
+        "fashion": [
+            *(Run(kind, "f_vae", SMALL_F | {"sigma_1_kind": kind}) for kind in ("scalar", "channel", "network")),
+            *(
+                Run(f"fixed {s}", "f_vae", SMALL_F | {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True})
+                for s in (0.1, 0.3, 0.5)
+            ),
         ],
-    ),
-    "sigma_2": (
-        ["fashion"],
-        [Run(kind, "f_vae", {**SMALL_F, "sigma_2_kind": kind}) for kind in ("gradient", "channel", "closed")]
-        + [Run("at least 0.05", "f_vae", {**SMALL_F, "sigma_2": 0.1, "sigma_2_least": 0.05})],
-    ),
-    "dimension": (
-        ["fashion"],
-        [Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 48}) for k in (1, 4, 16, 64)],
-    ),
-    "blocks": (
-        ["fashion", "faces32"],
-        [Run(block, "f_vae", {**SMALL_F, "block": block}) for block in ("residual", "convnext")],
-    ),
+    },
+    "sigma_2": {
+        "cifar10": [
+            *(Run(kind, "f_vae", SMALL_F | {"sigma_2_kind": kind}) for kind in ("gradient", "channel")),
+            *(Run(f"at least {s}", "f_vae", SMALL_F | {"sigma_2": 2 * s, "sigma_2_least": s}) for s in (0.02, 0.05)),
+            *(
+                Run(f"{kind}, dequantised", "f_vae", SMALL_F | {"sigma_2_kind": kind, "bins": "dequantised"})
+                for kind in ("gradient", "closed")
+            ),
+        ],
+    },
+    "start": {  # of both sigmas
+        "fashion": [Run(f"from {s}", "f_vae", SMALL_F | {"sigma_1": s, "sigma_2": s}) for s in (0.005, 0.02, 0.1)],
+    },
+    "dimension": {
+        "fashion": [
+            Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 32, "flow_depth": 4, "flow_width": 128})
+            for k in (1, 4, 16, 64)
+        ],
+    },
+    "blocks": {
+        data: [Run(block, "f_vae", SMALL_F | {"block": block}) for block in ("residual", "convnext")]
+        for data in ("fashion", "faces32")
+    },
+    "published": {
+        "cifar10": [
+            Run("glow", "glow", {"levels": 3, "depth": 8, "width": 128}),
+            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 64}),
+        ],
+        "fashion28": [
+            Run("glow", "glow", {"levels": 2, "depth": 8, "width": 128}),
+            Run("realnvp", "realnvp", {"levels": 2, "depth": 3, "width": 64}),
+        ],
+    },
 }
 
 
-def command(run: Run, data: str, shared: Path, folder: Path, minutes: float, seed: int) -> list[str]:
+def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, float], seed: int) -> list[str]:
     source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
-    train = {"minutes": minutes, "seed": seed, "batch_size": 32, "every": 100, "test_images": 128, "accelerator": "cpu"}
+    train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "every": 100}
+    train |= {"test_images": 128, "accelerator": "cpu"}
     flags = [f"--model.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in run.model.items()]
     flags += [f"--train.{k}={v}" for k, v in (train | run.train).items()]
     return [sys.executable, "-m", "fvae.cli", "train", run.recipe, *source, "--out", str(folder), *flags]
 
 
-def finish(words: list[str], folder: Path, minutes: float) -> None:
+def finish(words: list[str], folder: Path, budget: dict[str, float]) -> None:
     """Train a run, or the rest of it; says so if it fails."""
-    if (folder / "metrics.csv").exists() and read_metrics(folder)[-1]["seconds"] >= 60 * minutes:
-        return
+    if (folder / "metrics.csv").exists():
+        last = read_metrics(folder)[-1]
+        if last["seconds"] >= 60 * budget.get("minutes", math.inf) or last["step"] >= budget.get("steps", math.inf):
+            return
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -199,21 +231,24 @@ def main() -> None:
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10)
+    budgets = parser.add_mutually_exclusive_group()
+    budgets.add_argument("--minutes", type=float, help="of each run (default: 10)")
+    budgets.add_argument("--steps", type=int, help="of each run")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", help="data sets, with commas between (default: all of the comparison)")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sets, runs = EXPERIMENTS[args.name]
+    budget = {"steps": args.steps} if args.steps else {"minutes": args.minutes or 10.0}
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    for data in args.only.split(",") if args.only else sets:
+    for data in args.only.split(",") if args.only else EXPERIMENTS[args.name]:
+        runs = EXPERIMENTS[args.name][data]
         out = args.out / args.name / data
         jobs = []
         for seed in seeds:
             for run in runs:
                 folder = out / f"seed{seed}" / run.name.replace(",", "").replace(" ", "_").replace("/", "_")
-                jobs.append((command(run, data, args.shared, folder, args.minutes, seed), folder, args.minutes))
+                jobs.append((command(run, data, args.shared, folder, budget, seed), folder, budget))
         write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
         with ThreadPoolExecutor(args.workers) as pool:
             list(pool.map(lambda job: finish(*job), jobs))

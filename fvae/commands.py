@@ -21,7 +21,7 @@ from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
 from fvae.data import Samples, Shape, load_data
 from fvae.data.images import read_files
-from fvae.data.vectors import nameless, same_columns
+from fvae.data.vectors import discrete, nameless, same_columns
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
@@ -95,6 +95,7 @@ def train(
     if first:  # also of a run that goes on, whose budget and place may be new
         write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run)
+        say_discrete(discrete(samples) if samples.columns else [])
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
         last = fit(built, samples, test, run, settings, resume, bar, bar.say if first else lambda line: None)
@@ -105,6 +106,17 @@ def train(
     if first:
         told = unit(built)
         print(f"{run}: step {last['step']}, held-out {last[f'test_{told.key}']:.4f} {told.name}")
+
+
+def say_discrete(columns: list[str]) -> None:
+    """Warn of columns on which a density has no upper limit."""
+    if columns:
+        names = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
+        what = "whole numbers, or few values, on which a density grows without end"
+        print(
+            f"warning: {names}: {what}; add noise as wide as their steps to have figures that mean something",
+            file=sys.stderr,
+        )
 
 
 def quiet() -> None:

@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fvae.atoms import LOG_2PI, log_normal, total, whiten
+from fvae.atoms import LOG_2PI, total
 from fvae.flows.reshape import no_change
 from fvae.params import BestStd
 
 CONTINUOUS = "none: a density of continuous data"
+FAR = 1e4  # standard deviations: infinity, with a gradient
 
 
 def to_unit(x: Tensor, bits: int) -> Tensor:
@@ -53,26 +54,6 @@ class Certain(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """log N(x; mean(z), std(z)^2), continuous data: no noise is added and no bin is counted."""
-
-    noise, bits = CONTINUOUS, None
-
-    def __init__(self, params: nn.Module):
-        super().__init__()
-        self.params = params
-
-    def forward(self, x, z):
-        mean, log_std = self.params(z)
-        if isinstance(self.params, BestStd):
-            log_std = self.params.best((x - mean).square())
-        e, logdet = whiten(x, mean, log_std)
-        return log_normal(e) + logdet
-
-    def mean(self, z):
-        return self.params(z)[0]
-
-
-class BinnedGaussian(nn.Module):
     """A Gaussian on [-1, 1] for data in bins: the mean over uniform dequantisation noise, in closed form.
 
     With v the middle of x's bin on [-1, 1], w = 2 / 2^bits its width and U ~ Uniform(-w/2, w/2),
@@ -83,9 +64,46 @@ class BinnedGaussian(nn.Module):
     by Jensen a lower bound on the log-probability of the bin, so the whole is a bound for 8-bit data without noise in
     it, and std -> 0 is no longer free: the best std^2 is the mean squared error + w^2 / 12. ``x`` (B, *shape) in bins,
     ``params(z) -> (mean, log_std)`` on [-1, 1].
+
+    Without bits: log N(x; mean(z), std(z)^2) of continuous data. No noise is added and no bin is counted.
     """
 
-    noise = "uniform dequantisation, averaged in closed form"
+    def __init__(self, params: nn.Module, bits: int | None = None):
+        super().__init__()
+        self.params, self.bits = params, bits
+        self.noise = CONTINUOUS if bits is None else "uniform dequantisation, averaged in closed form"
+
+    def forward(self, x, z):
+        mean, log_std = self.params(z)
+        constant = -0.5 * LOG_2PI
+        if self.bits is None:
+            square = (x - mean).square()
+        else:
+            width = 2 / 2**self.bits
+            square = (to_unit(x, self.bits) - mean).square() + width**2 / 12
+            constant += math.log(width)
+        if isinstance(self.params, BestStd):
+            log_std = self.params.best(square)
+        return total(constant - log_std - 0.5 * square * torch.exp(-2 * log_std))
+
+    def mean(self, z):
+        mean = self.params(z)[0]
+        return mean if self.bits is None else from_unit(mean, self.bits)
+
+
+class Quantised(nn.Module):
+    """The probability of a bin under a Gaussian on [-1, 1]: nothing is given away between density and integer.
+
+    With v the middle of x's bin, w = 2 / 2^bits its width and Phi the normal distribution's integral,
+
+        log q(x|z) = sum log [ Phi((v + w/2 - mean) / std) - Phi((v - w/2 - mean) / std) ]
+
+    where the first bin begins at -infinity and the last ends at infinity, so that the bins' probabilities add up to 1.
+    It is at most 0, above ``Gaussian``'s by Jensen's inequality, and as std -> 0 it is 0 where mean hits the bin.
+    ``x`` (B, *shape) in bins, ``params(z) -> (mean, log_std)`` on [-1, 1].
+    """
+
+    noise = "none: the probability of a bin"
 
     def __init__(self, params: nn.Module, bits: int):
         super().__init__()
@@ -93,12 +111,20 @@ class BinnedGaussian(nn.Module):
 
     def forward(self, x, z):
         mean, log_std = self.params(z)
-        width = 2 / 2**self.bits
-        square = (to_unit(x, self.bits) - mean).square() + width**2 / 12
-        if isinstance(self.params, BestStd):
-            log_std = self.params.best(square)
-        constant = math.log(width) - 0.5 * LOG_2PI
-        return total(constant - log_std - 0.5 * square * torch.exp(-2 * log_std))
+        middle, half = (to_unit(x, self.bits) - mean) * torch.exp(-log_std), torch.exp(-log_std) / 2**self.bits
+        low, high = middle - half, middle + half
+        low_end, high_end = high.clamp(max=0) - FAR, low.clamp(min=0) + FAR
+        low, high = torch.where(x == 0, low_end, low), torch.where(x == 2**self.bits - 1, high_end, high)
+        return total(log_between(low, high))
 
     def mean(self, z):
-        return from_unit(self.params(z)[0], self.bits)
+        """Bins, unrounded; a mean beyond the last bin, which only makes that more probable, is that bin."""
+        return from_unit(self.params(z)[0], self.bits).clamp(0, 2**self.bits - 1)
+
+
+def log_between(low: Tensor, high: Tensor) -> Tensor:
+    """log(Phi(high) - Phi(low)) for low < high, in the tails too: by symmetry both are brought to the left of 0."""
+    right = low + high > 0
+    low, high = torch.where(right, -high, low), torch.where(right, -low, high)
+    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    return log_high + torch.log((-torch.expm1(log_low - log_high)).clamp(min=torch.finfo(low.dtype).tiny))

@@ -120,7 +120,7 @@ class SharedStd(nn.Module):
     """The mean from a network and one std, or one a channel, trained or fixed: f-VAE's sigma_1, sigma_2.
 
     A scalar log_std under Adam moves by about the learning rate a step, and would set the pace of the whole model: the
-    optimiser gives it ``pace`` times the networks' rate. It has no floor of its own: in ``BinnedGaussian`` the bin's
+    optimiser gives it ``pace`` times the networks' rate. It has no floor of its own: in ``Gaussian`` the bin's
     w^2 / 12 keeps its best value above w / sqrt(12). ``shape`` is that of log_std: () or (C, 1, ...). With ``least``,
     below ``std``, it never becomes less than that.
     """
@@ -159,7 +159,7 @@ class SharedStd(nn.Module):
         return math.log(self.least) + F.softplus(self.log_std - math.log(self.least))
 
 
-class Headed(nn.Module):
+class NetworkStd(nn.Module):
     """The mean from a network and log_std from a second one on top of it, near log ``std`` at the start: sigma(x).
 
     log_std = log std + bound tanh(head(mean) / bound), ``head`` zero-initialised.
@@ -178,21 +178,21 @@ class BestStd(nn.Module):
     """The mean from a network and the std that is best for the data at hand: sigma-VAE's (Rybkin et al., 2021).
 
     std^2 = mean of (x - mean)^2 over a training batch, which minimises the Gaussian's loss; no gradient is needed for
-    it. In evaluation it is that of the last batches, kept as ``Statistics`` keeps its own.
+    it. In evaluation it is that of the last batches, kept as ``BatchNorm`` keeps its own. It is ``least`` at least.
     """
 
-    def __init__(self, net: nn.Module, std: float):
+    def __init__(self, net: nn.Module, std: float, least: float = 0.0):
         super().__init__()
-        self.net = net
+        self.net, self.least = net, least
         self.seen = Running(torch.tensor(float(std) ** 2))
 
     @property
     def log_std(self) -> Tensor:
-        return 0.5 * self.seen.value.log()
+        return 0.5 * self.seen.value.clamp(min=self.least**2).log()
 
     @property
     def std(self) -> Tensor:
-        return self.seen.value.sqrt()
+        return self.log_std.exp()
 
     def forward(self, *cond) -> Pair:
         return wide(self.net(*present(cond))), self.log_std
@@ -203,7 +203,7 @@ class BestStd(nn.Module):
             return self.log_std
         mean = across(square.mean())
         self.seen.see(mean)
-        return 0.5 * mean.log()
+        return 0.5 * mean.clamp(min=self.least**2).log()
 
 
 class Running(nn.Module):
@@ -248,7 +248,7 @@ def across(mean: Tensor) -> Tensor:
     return Across.apply(mean)
 
 
-class Statistics(nn.Module):
+class BatchNorm(nn.Module):
     """(x - mean) / std over the batch, by dimension: batch normalisation without centre and scale.
 
     Shapes: (B, C, *) to itself. Nothing is added to the variance: a network that lowers the KL makes x as small as
@@ -293,7 +293,7 @@ class Normalised(nn.Module):
     def __init__(self, net: nn.Module, d: int, gamma: float, bound: float = 6.0):
         super().__init__()
         self.split = Split(net, bound)
-        self.statistics = Statistics(d)
+        self.statistics = BatchNorm(d)
         self.beta = nn.Parameter(torch.zeros(d))
         self.register_buffer("gamma", torch.tensor(float(gamma)))
 
@@ -313,7 +313,7 @@ class Scaler(nn.Module):
     def __init__(self, net: nn.Module, d: int, tau: float):
         super().__init__()
         self.net, self.tau = net, tau
-        self.means, self.deviations = Statistics(d), Statistics(d)
+        self.means, self.deviations = BatchNorm(d), BatchNorm(d)
         self.theta = nn.Parameter(torch.zeros(d))
 
     def forward(self, *cond) -> Pair:
@@ -370,14 +370,15 @@ class Fixed(nn.Module):
 class ClassMeans(nn.Module):
     """A trained mean for each label and std = 1: (B,) labels, or (B, K) weights of labels, to (B, D) (Su, 2018).
 
-    Weights are for the way between two labels.
+    Weights are for the way between two labels. At the start any two means are about ``apart`` deviations from each
+    other, whatever D: from means that are all alike training parts them too slowly.
     """
 
     log_std: Tensor
 
-    def __init__(self, classes: int, d: int):
+    def __init__(self, classes: int, d: int, apart: float = 8.0):
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(classes, d))
+        self.mean = nn.Parameter(apart / math.sqrt(2 * d) * torch.randn(classes, d))
         self.register_buffer("log_std", torch.zeros(()), persistent=False)
 
     def forward(self, *cond) -> Pair:

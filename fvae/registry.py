@@ -22,9 +22,12 @@ SETTINGS = {
     "mixing": "channels between couplings: learned 1x1 convolution, fixed random shuffle, or reversal",
     "coupling": "affine (scale and shift) or additive (shift alone, for large models)",
     "blocks": "residual steps at each scale of encoder and decoder",
+    "hidden": "hidden channels of the residual steps, at least (published: 0, as many as the step has channels)",
+    "block": "residual steps of E and G: 3x3 convolutions (published), or depthwise 7x7 and 1x1 ones; of images alone",
     "sigma_2": "the decoder's standard deviation at the start, on [-1, 1] images or standardised columns",
     "sigma_2_kind": "how sigma_2 is found: one by gradient, one a channel by gradient, in closed form, or fixed",
-    "sigma_2_least": "the least that sigma_2 found by gradient can become",
+    "sigma_2_least": "the least that sigma_2 can become",
+    "bins": "of 8-bit values: a density, in the mean over dequantisation, or the bin's probability; of images alone",
     "pace": "learning rate of sigma_1 and sigma_2, in units of the networks'",
     "classes": "labels that the prior knows, each with its mean; 0 for none",
     "bits": "bits a channel of a pixel, 1 to 8; vectors have none",
@@ -53,7 +56,10 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
         bound.apply_defaults()
         settings = dict(list(bound.arguments.items())[1:])
         check(make.__name__, tuple(shape), settings, signature)
-        model = make(tuple(shape), **settings)
+        try:
+            model = make(tuple(shape), **settings)
+        except UserError as error:
+            raise UserError(f"{make.__name__}: {error}") from None
         model.config = {"recipe": make.__name__, "shape": list(shape), "settings": settings}
         return model
 
@@ -84,11 +90,15 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
                 raise UserError(f"{name}: {key} must be 0 or more; found {value}")
         elif not 0 < value < math.inf:  # NaN too
             raise UserError(f"{name}: {key} must be above 0{' and finite' * (kind is float)}; found {value}")
+    if settings.get("sigma_2_least", 0) >= settings.get("sigma_2", math.inf):
+        raise UserError(
+            f"{name}: sigma_2_least must be below sigma_2, {settings['sigma_2']:g}; found {settings['sigma_2_least']:g}"
+        )
     if len(shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in shape):
         raise UserError(f"{name}: shape must be (channels, height, width) or (columns,); found {shape}")
 
 
-def divisible(name: str, shape: Shape, halvings: int, settings: str) -> None:
+def divisible(shape: Shape, halvings: int, settings: str) -> None:
     """Refuse an image whose sides can't be halved as often as the model does; raises ``UserError``."""
     if len(shape) == 1:
         return  # vectors have no sides
@@ -97,12 +107,12 @@ def divisible(name: str, shape: Shape, halvings: int, settings: str) -> None:
     if h % n or w % n:
         up = max(n, -(-max(h, w) // n) * n)
         raise UserError(
-            f"{name} with {settings} needs height and width that {n} divides; found {h}x{w}: "
+            f"{settings} needs height and width that {n} divides; found {h}x{w}: "
             f"give smaller numbers there, or --data.size {up}"
         )
 
 
-def several(name: str, shape: Shape) -> None:
+def several(shape: Shape) -> None:
     """Refuse vectors of one column, of which no half can set the other; raises ``UserError``."""
     if shape == (1,):
-        raise UserError(f"{name}: vectors need 2 columns or more; found 1")
+        raise UserError("vectors need 2 columns or more; found 1")

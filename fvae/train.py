@@ -35,8 +35,9 @@ from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import replacing, write_text
 from fvae.flows import set_reversible
+from fvae.likelihoods import to_unit
 from fvae.memory import keep_freed_memory
-from fvae.params import Statistics
+from fvae.params import BatchNorm
 from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
 
@@ -199,8 +200,8 @@ class Keeper(Callback):
     """What is kept of a run: the average of the weights at each step; every ``every`` steps and at the end the held-out
     bound, metrics.csv, a sample grid, the weights to use, and, last of all, the checkpoint to resume from."""
 
-    def __init__(self, run: Path, test: Samples, report: Callable[[str], None]):
-        self.run, self.test, self.report = run, test, report
+    def __init__(self, run: Path, test: Samples, report: Callable[[str], None], widest: float = math.inf):
+        self.run, self.test, self.report, self.widest = run, test, report, widest
 
     def on_train_batch_end(self, trainer: Trainer, training: LightningModule, *_: Any) -> None:
         assert isinstance(training, Training)
@@ -250,6 +251,24 @@ class Keeper(Callback):
             f"held-out {row[f'test_{told.key}']:.4f} {told.name}"
             + (f"  {row['skipped_steps']} non-finite steps skipped" if row["skipped_steps"] else "")
         )
+        if row.get("sigma_2", 0.0) > self.widest:
+            self.report(
+                f"warning: sigma_2 {row['sigma_2']:.3g} is above {self.widest:.3g}, the data's largest deviation in "
+                "any direction: codes that say nothing are then the best ones; begin with a smaller --model.sigma_2"
+            )
+
+
+@torch.no_grad()
+def widest(model: LatentModel, data: Samples) -> float:
+    """The data's largest principal deviation, on the networks' scale, from 500 samples at most.
+
+    Where sigma_2 is above it, a linear VAE's best codes say nothing: its posterior collapses (Lucas et al., 2019).
+    """
+    x, _ = next(batches(model, data.spread(500), 500))
+    bits = model.decoder.bits
+    x = (model.scale(x)[0] if bits is None else to_unit(x, bits)).flatten(1).double()
+    x = x - x.mean(0)
+    return float(torch.linalg.eigvalsh(x @ x.T / len(x))[-1].clamp(min=0).sqrt())
 
 
 def picture(model: LatentModel, test: Samples, path: Path) -> None:
@@ -354,7 +373,7 @@ def train(
     """
     settings.check()
     each = settings.batch_size // (settings.devices * settings.nodes)
-    if each < 2 and any(isinstance(m, Statistics) for m in model.modules()):
+    if each < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
         raise UserError(
             f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
             f"a device, found {each}"
@@ -383,7 +402,7 @@ def train(
         max_epochs=-1,
         callbacks=[
             Timer(budget, interval="step", verbose=False),
-            Keeper(run, test.spread(settings.test_images), report),
+            Keeper(run, test.spread(settings.test_images), report, widest(model, data)),
         ]
         + ([progress] if progress else []),
         logger=TensorBoardLogger(run, name="tensorboard", version=""),

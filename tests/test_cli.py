@@ -188,6 +188,16 @@ def test_resume_goes_on(fvae, home, tmp_path):
     assert steps == ["2", "4", "6"]
 
 
+def test_columns_without_a_density_are_told(fvae, tmp_path):
+    """A column of whole numbers trains, with a warning that names it; others have none."""
+    rows = [f"{a},{i % 7}" for i, a in enumerate(np.random.default_rng(0).normal(size=60))]
+    (tmp_path / "mixed.csv").write_text("\n".join(["a,count", *rows]) + "\n")
+    small = ["--model.depth", 1, "--model.width", 4, *STEPS]
+    found = fvae("train", "realnvp", "--data", "OUT/mixed.csv", "--out", "OUT/r", *small)
+    assert found.status == 0 and found.err.startswith("warning: count: whole numbers")
+    assert "warning" not in fvae("train", "realnvp", "--data", "rows.csv", "--out", "OUT/s", *small).err
+
+
 def test_demo_ends_with_all_its_files_and_can_be_run_again(fvae, tmp_path):
     names = ["metrics.json", "samples.png", "temperatures.png", "reconstructions.png"]
     names += ["interpolation_2.png", "interpolation_4.png", "model.safetensors"]

@@ -40,6 +40,7 @@ FLOORS = [
     "fvae.nets.conv",
     "fvae.nets.mlp",
     "fvae.registry",
+    "fvae.rooms",
     "fvae.recipes",
     "fvae.checkpoint",
     "fvae.evaluate",

@@ -12,7 +12,6 @@ from torch import nn
 from fvae.bound import fit_actnorms
 from fvae.flows import (
     ActNorm,
-    Blind,
     Chain,
     Checkerboard,
     Colour,
@@ -28,6 +27,7 @@ from fvae.flows import (
     Squeeze,
     Standardise,
     Steps,
+    Unconditional,
     Whiten,
     multiscale,
     reverse,
@@ -35,7 +35,18 @@ from fvae.flows import (
     shuffle,
 )
 from fvae.nets.conv import coupling_net, zero_conv
-from fvae.params import BestStd, ClassMeans, Headed, Learned, MeanOnly, Normalised, Scaler, SharedStd, Split, Statistics
+from fvae.params import (
+    BatchNorm,
+    BestStd,
+    ClassMeans,
+    Learned,
+    MeanOnly,
+    NetworkStd,
+    Normalised,
+    Scaler,
+    SharedStd,
+    Split,
+)
 from fvae.recipes import bn_vae, f_vae, f_vae_general, glow, nice, realnvp, vae
 
 BATCH = 3
@@ -161,7 +172,7 @@ TABLE = {
     "colour, shared std": Row(lambda: Colour(SharedStd(Net(3, 4), 0.3)), (4,), floats(3)),
     "colour, fixed std": Row(lambda: Colour(SharedStd(Net(3, 4), 0.3, learned=False)), (4,), floats(3)),
     "colour, best std": Row(lambda: Colour(BestStd(Net(3, 4), 0.3)), (4,), floats(3)),
-    "colour, headed": Row(lambda: Colour(Headed(Net(3, 4), nn.Linear(4, 4), 0.3)), (4,), floats(3)),
+    "colour, headed": Row(lambda: Colour(NetworkStd(Net(3, 4), nn.Linear(4, 4), 0.3)), (4,), floats(3)),
     "colour, least std": Row(lambda: Colour(SharedStd(Net(3, 4), 0.3, least=0.1)), (4,), floats(3)),
     "colour, one-sided": Row(lambda: posterior(Normalised(Net(3, 8), 4, 0.5)), (4,), floats(3)),
     "colour, two-sided": Row(lambda: posterior(Scaler(Net(3, 8), 4, 0.5)), (4,), floats(3)),
@@ -173,7 +184,7 @@ TABLE = {
     "whiten, classes": Row(lambda: Whiten(ClassMeans(3, 5)), (5,), labels),
     "whiten, between classes": Row(lambda: Whiten(ClassMeans(3, 5)), (5,), lambda: torch.eye(3).roll(1, 0)),
     "standardise": Row(standardise, (5,)),
-    "blind": Row(lambda: Chain(Blind(ActNorm((5,))), Whiten(ClassMeans(3, 5))), (5,), labels),
+    "blind": Row(lambda: Chain(Unconditional(ActNorm((5,))), Whiten(ClassMeans(3, 5))), (5,), labels),
     "coupling, affine": Row(lambda: Coupling(Split(coupling_net(2, 4, 5)), 2), (4, 3, 2)),
     "coupling, affine, odd": Row(lambda: Coupling(Split(coupling_net(2, 6, 5)), 2), (5, 3, 2)),
     "coupling, additive": Row(lambda: Coupling(MeanOnly(coupling_net(2, 2, 5)), 2), (4, 3, 2)),
@@ -516,8 +527,8 @@ def test_checkerboard_moves_one_colour_by_the_other(colour, float64):
 def test_blind_hides_the_condition():
     """What stands inside never sees a condition, in either direction."""
     flow, x = perturb(Coupling(Split(nn.Linear(2, 6)), 2)), torch.randn(3, 5)
-    z, _ = Blind(flow)(x, labels())
-    assert torch.equal(z, flow(x)[0]) and torch.equal(Blind(flow).inverse(z, labels()), flow.inverse(z))
+    z, _ = Unconditional(flow)(x, labels())
+    assert torch.equal(z, flow(x)[0]) and torch.equal(Unconditional(flow).inverse(z, labels()), flow.inverse(z))
     with pytest.raises(TypeError):
         flow(x, labels())
 
@@ -734,8 +745,8 @@ KINDS = {
     "mean": MeanOnly,
     "shared": lambda net: SharedStd(net, 0.3),
     "best": lambda net: BestStd(net, 0.3),
-    "headed": lambda net: Headed(net, nn.Linear(6, 6), 0.3),
-    "normalised": lambda net: SharedStd(nn.Sequential(net, Statistics(6)), 0.3),
+    "headed": lambda net: NetworkStd(net, nn.Linear(6, 6), 0.3),
+    "normalised": lambda net: SharedStd(nn.Sequential(net, BatchNorm(6)), 0.3),
     "one-sided": lambda net: Normalised(net, 3, 0.5),
     "two-sided": lambda net: Scaler(net, 3, 0.5),
 }

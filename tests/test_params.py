@@ -2,10 +2,7 @@
 
 import copy
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +10,8 @@ from conftest import perturb
 from torch import Tensor, nn
 
 from fvae.bound import LatentModel, fit_statistics, some_labels
-from fvae.likelihoods import BinnedGaussian, Gaussian
-from fvae.params import MOMENTUM, BestStd, ClassMeans, Normalised, Relative, Running, Scaler, SharedStd, Statistics
+from fvae.likelihoods import Gaussian
+from fvae.params import MOMENTUM, BatchNorm, BestStd, ClassMeans, Normalised, Relative, Running, Scaler, SharedStd
 from fvae.recipes import bn_vae, f_vae, f_vae_reduced, vae
 
 GAMMAS, TAUS = (0.3, 0.5, 0.7, 1.0), (0.1, 0.5, 0.9)
@@ -153,7 +150,7 @@ def test_one_sided_means_have_deviation_gamma(float64):
 @pytest.mark.parametrize("shape", [(4,), (4, 3, 2)], ids=["vectors", "images"])
 def test_statistics_are_those_of_batch_normalisation(shape, float64):
     """The output and its gradient are torch's, of the same eps, in training; in evaluation of the running values."""
-    ours, theirs = Statistics(4), (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(4, eps=1e-12, affine=False)
+    ours, theirs = BatchNorm(4), (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(4, eps=1e-12, affine=False)
     x = (3 * torch.randn(6, *shape) - 1).requires_grad_()
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(*(torch.autograd.grad(f(x).sin().sum(), x)[0] for f in (ours, theirs)))
@@ -175,7 +172,7 @@ def test_a_batch_of_one_has_no_statistics(form):
 @torch.no_grad()
 def test_statistics_of_what_hardly_varies_are_finite(at):
     """A constant, however large, is normalised to 0 and not to noise that overflows."""
-    z = Statistics(2)(torch.full((8, 2), at))
+    z = BatchNorm(2)(torch.full((8, 2), at))
     assert z.isfinite().all() and z.abs().max() <= 1
 
 
@@ -206,8 +203,8 @@ MODELS: dict[str, Callable[[], LatentModel]] = {
     ),
     "of images": lambda: f_vae(
         (1, 4, 4),
-        **{"normalised": True, "sigma_2_kind": "closed", "squeezes": 1, "blocks": 1, "hidden": 4},
-        **{"levels": 1, "depth": 1, "width": 4},
+        **{"normalised": True, "sigma_2_kind": "closed", "bins": "dequantised"},
+        **{"squeezes": 1, "blocks": 1, "hidden": 4, "levels": 1, "depth": 1, "width": 4},
     ),
 }
 
@@ -244,50 +241,6 @@ def test_statistics_of_many_batches_are_their_mean():
     fit_statistics(vae((3,), latent=2, width=4), [(torch.randn(0, 99), None)])
 
 
-# Several processes
-
-PAIR = """
-import sys
-import torch
-import torch.distributed as dist
-from fvae.recipes import f_vae_reduced
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-model, x, u = torch.load(f"{folder}/given.pt", weights_only=False)
-loss = model(x.chunk(2)[rank], u=u.chunk(2)[rank]).loss()
-loss.backward()
-for p in model.parameters():
-    dist.all_reduce(p.grad)
-    p.grad /= 2
-dist.all_reduce(loss)
-kept = {name: a for name, a in model.state_dict().items() if "seen" in name}
-torch.save((loss.detach() / 2, {n: p.grad for n, p in model.named_parameters()}, kept), f"{folder}/found{rank}.pt")
-dist.barrier()
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes_have_the_statistics_of_one(tmp_path):
-    """Half a batch in each of two gloo processes: loss, gradients and what is kept are those of the whole in one."""
-    model = perturb(MODELS["normalised, closed"]()).double()
-    x, u = some_data(model, 12)[0].double() * torch.linspace(1, 4, 12, dtype=torch.float64)[:, None], model.noise(12)
-    torch.save((model, x, u), tmp_path / "given.pt")
-    root = Path(__file__).parent.parent
-    commands = [[sys.executable, "-W", "error::FutureWarning", "-c", PAIR, str(rank), str(tmp_path)] for rank in (0, 1)]
-    pair = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for command in commands]
-    errors = [process.communicate(timeout=120)[1] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], errors
-    loss = model(x, u=u).loss()
-    loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    kept = {name: a for name, a in model.state_dict().items() if "seen" in name}
-    assert len(kept) == 4
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"found{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found, (loss.detach(), gradients, kept), rtol=1e-9, atol=1e-9)
-
-
 # Deviations
 
 
@@ -299,7 +252,7 @@ def test_the_closed_deviation_is_the_best(bits, float64):
     x = 0.7 * z + 0.2 * torch.randn(20, 3) if bits is None else torch.randint(2**bits, (20, 3)).double()
 
     def decoder(params: nn.Module) -> nn.Module:
-        return Gaussian(params) if bits is None else BinnedGaussian(params, bits)
+        return Gaussian(params, bits)
 
     best = decoder(BestStd(nn.Identity(), 0.5))
     value = best(x, z).sum()
@@ -311,6 +264,9 @@ def test_the_closed_deviation_is_the_best(bits, float64):
     torch.testing.assert_close(best(x, z).sum(), value)
     best(10 * x, z)
     assert best.params.std.item() == std
+    least = decoder(BestStd(nn.Identity(), 2 * std, least=1.1 * std))
+    torch.testing.assert_close(least(x, z).sum(), decoder(SharedStd(nn.Identity(), 1.1 * std))(x, z).sum())
+    assert least.eval().params.std.item() == pytest.approx(1.1 * std)
 
 
 @pytest.mark.parametrize("shape", [(), (4, 1, 1)], ids=["one", "by channel"])

@@ -10,6 +10,7 @@ import pytest
 
 from fvae.data import Samples, load_data
 from fvae.data.samples import held_out
+from fvae.data.vectors import discrete
 from fvae.errors import UserError
 from fvae.pictures import save_scatter
 from fvae.settings import DataSettings
@@ -194,6 +195,10 @@ MISUSES = {
         lambda d: write(d / "a.csv", b"a,b\n1,2\n1,3\n"),
         "a.csv: column a has one value only and no density; leave it out",
     ),
+    "more digits than 32 bits": (
+        lambda d: write(d / "a.csv", b"a,t\n1,1763720000\n2,1763720001\n3,1763720002\n"),
+        "column t runs from 1763720000 to 1763720002, too close for numbers of 32 bits; take 1763720000 away",
+    ),
     "same name": (lambda d: write(d / "a.csv", b"a,b,a\n1,2,3\n"), "expected a name for each .* two columns called a"),
     "no rows": (lambda d: write(d / "a.csv", b"a,b\n"), "a.csv: expected rows of numbers, found none"),
     "no columns": (lambda d: write(d / "a.csv", b"label\n1\n2\n"), "expected columns of numbers, found label"),
@@ -304,3 +309,18 @@ def test_picture_of_rows_is_drawn_whatever_they_are(case, tmp_path):
         data, samples = data[:1], samples[:1]
     save_scatter(data, samples, NAMED, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_columns_of_steps_are_found():
+    """Whole numbers and few values are what a density has no limit on; numbers from a continuum are not."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "whole": rng.integers(0, 1000, 500),
+        "few": rng.choice([0.5, 1.5, 2.5], 500),
+        "large": 1000 * rng.normal(size=500),
+        "small": rng.normal(size=500) / 1000,
+    }
+    values = np.stack(list(columns.values()), 1).astype(np.float32)
+    rows = Samples(values, [str(i) for i in range(500)], None, [], list(columns))
+    assert discrete(rows) == ["whole", "few"]
+    assert discrete(rows.take(np.arange(12))) == ["whole"]  # too few rows to tell

@@ -73,10 +73,31 @@ def read_rows(path: Path, where: str) -> Samples:
         i, j = bad[0]
         found = f"{x[i, j]} in row {i}, column {columns[j]}"
         raise UserError(f"{where}: expected finite numbers of 32 bits, found {found} (and {len(bad) - 1} more such)")
-    constant = [name for name, low, high in zip(columns, values.min(0), values.max(0), strict=True) if low == high]
-    if constant and len(values) > 1:
-        raise UserError(f"{where}: column {constant[0]} has one value only and no density; leave it out")
+    if len(x) > 1:
+        check_spread(x.astype(np.float64), values, columns, where)
     return Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], labels, [], columns, classes)
+
+
+def check_spread(x: np.ndarray, values: np.ndarray, columns: list[str], where: str) -> None:
+    """Refuse columns that don't vary, or by less than 32 bits can tell; raises ``UserError``."""
+    rounding, spread = np.abs(values - x).max(0), x.std(0)
+    for name, low, high, lost in zip(columns, x.min(0), x.max(0), rounding > 1e-3 * spread, strict=True):
+        if low == high:
+            raise UserError(f"{where}: column {name} has one value only and no density; leave it out")
+        if lost:
+            raise UserError(
+                f"{where}: column {name} runs from {low:.15g} to {high:.15g}, too close for numbers of 32 bits; "
+                f"take {low:.15g} away from it first"
+            )
+
+
+def discrete(rows: Samples) -> list[str]:
+    """The columns of whole numbers or of few values, whose density has no upper limit."""
+    return [
+        name
+        for name, column in zip(rows.columns, rows.values.T, strict=True)
+        if (column == np.round(column)).all() or len(np.unique(column)) < min(20, len(column) / 10)
+    ]
 
 
 Read = tuple[np.ndarray, list[Any] | None, list[str]]

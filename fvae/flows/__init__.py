@@ -1,7 +1,7 @@
 """Invertible maps: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond) -> x``."""
 
 from fvae.flows.affine import ActNorm, Colour, Standardise, Whiten
-from fvae.flows.base import Blind, Chain, Flow, Inverse
+from fvae.flows.base import Chain, Flow, Inverse, Unconditional
 from fvae.flows.coupling import Checkerboard, Coupling
 from fvae.flows.dequantise import Dequantise
 from fvae.flows.linear import InvertibleConv
@@ -11,7 +11,6 @@ from fvae.flows.steps import Steps, one_by_one, set_reversible
 
 __all__ = [
     "ActNorm",
-    "Blind",
     "Chain",
     "Checkerboard",
     "Colour",
@@ -27,6 +26,7 @@ __all__ = [
     "Squeeze",
     "Standardise",
     "Steps",
+    "Unconditional",
     "Whiten",
     "multiscale",
     "one_by_one",

@@ -55,7 +55,7 @@ class Chain(Flow):
         return all(flow.translates for flow in self.flows)
 
 
-class Blind(Flow):
+class Unconditional(Flow):
     """A flow that is not told the condition, which those beside it need."""
 
     def __init__(self, flow: Flow):

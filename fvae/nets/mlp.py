@@ -32,7 +32,12 @@ class ResidualMLP(nn.Module):
         return x + self.body(x)
 
 
+def residual_mlps(d: int, hidden: int, blocks: int) -> nn.Sequential:
+    """``blocks`` residual steps: (B, D) to itself."""
+    return nn.Sequential(*(ResidualMLP(d, hidden) for _ in range(blocks)))
+
+
 def mlp(d_in: int, d_out: int, width: int, blocks: int) -> nn.Sequential:
     """A linear map to ``width``, residual steps, ReLU and a linear map: (B, d_in) -> (B, d_out)."""
-    steps = [ResidualMLP(width, width) for _ in range(blocks)]
+    steps = residual_mlps(width, width, blocks)
     return nn.Sequential(nn.Linear(d_in, width), *steps, nn.ReLU(), nn.Linear(width, d_out))
