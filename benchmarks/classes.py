@@ -1,6 +1,6 @@
 """Does a class-conditional VAE draw the digit that it is asked for? A classifier trained on its own reads its samples.
 
-usage: python benchmarks/classes.py --shared DIR --out OUT [--minutes 8] [--seed 0]
+usage: python benchmarks/classes.py --shared DIR --out OUT [--steps 5000] [--seed 0]
 
 Trains ``cvae`` on MNIST (28x28, 8 bits) and a small convolutional classifier on the same training images, draws 200
 samples of each class at temperature 1 and 0.8, and counts those that the classifier reads as that class. Then ``cvae``
@@ -45,8 +45,8 @@ def train_classifier(x: torch.Tensor, y: torch.Tensor, steps: int = 1500) -> nn.
     return net.eval()
 
 
-def train_cvae(source: Path, out: Path, minutes: float, seed: int, **model: int) -> None:
-    words = ["train", "cvae", "--data", str(source), "--out", str(out), f"--train.minutes={minutes}"]
+def train_cvae(source: Path, out: Path, steps: int, seed: int, **model: int) -> None:
+    words = ["train", "cvae", "--data", str(source), "--out", str(out), f"--train.steps={steps}", "--train.lr=2e-3"]
     words += [f"--train.seed={seed}", "--train.batch_size=64", "--train.accelerator=cpu", "--train.every=500"]
     words += [f"--model.{k}={v}" for k, v in model.items()] + (["--resume"] if out.exists() else [])
     print("fvae", *words, flush=True)
@@ -58,13 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     source = args.shared / "mnist_train.npz"
-    train_cvae(source, args.out / "cvae", args.minutes, args.seed)
-    train_cvae(source, args.out / "cvae_2", args.minutes / 2, args.seed, latent=2)
+    train_cvae(source, args.out / "cvae", args.steps, args.seed)
+    train_cvae(source, args.out / "cvae_2", args.steps // 2, args.seed, latent=2)
     sets = [load_data(DataSettings(source=str(args.shared / f"mnist_{part}.npz")), "all") for part in ("train", "test")]
     (x, y), (x_test, y_test) = ((torch.from_numpy(s.values), torch.from_numpy(s.labels)) for s in sets)
     with torch.enable_grad():

@@ -160,18 +160,25 @@ class SharedStd(nn.Module):
 
 
 class NetworkStd(nn.Module):
-    """The mean from a network and log_std from a second one on top of it, near log ``std`` at the start: sigma(x).
+    """The mean from a network and log_std from a second one on top of it: sigma(x), near ``std`` at the start.
 
-    log_std = log std + bound tanh(head(mean) / bound), ``head`` zero-initialised.
+    log_std = level + bound tanh(head(mean) / bound), ``head`` zero-initialised and ``level`` one trained number, at
+    ``pace`` times the networks' rate as ``SharedStd``'s.
     """
 
-    def __init__(self, net: nn.Module, head: nn.Module, std: float, bound: float = 3.0):
+    def __init__(self, net: nn.Module, head: nn.Module, std: float, pace: float = 1.0, bound: float = 3.0):
         super().__init__()
-        self.net, self.head, self.bound, self.start = net, head, bound, math.log(std)
+        self.net, self.head, self.pace, self.bound = net, head, pace, bound
+        self.level = nn.Parameter(torch.tensor(math.log(std)))
 
     def forward(self, *cond) -> Pair:
         mean = self.net(*present(cond))
-        return wide(mean), self.start + self.bound * torch.tanh(wide(self.head(mean)) / self.bound)
+        return wide(mean), self.level + self.bound * torch.tanh(wide(self.head(mean)) / self.bound)
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation where ``head`` says nothing."""
+        return self.level.exp()
 
 
 class BestStd(nn.Module):

@@ -169,20 +169,21 @@ def vae(
 def cvae(
     shape: Shape,
     classes: int = 10,
-    latent: int = 32,
-    width: int = 64,
+    latent: int = 16,
+    width: int = 32,
     levels: int = 2,
     blocks: int = 1,
-    sigma_2: float = 0.3,
-    sigma_2_kind: Kind2 = "gradient",
+    sigma_2: float = 1.0,
+    sigma_2_kind: Kind2 = "fixed",
     sigma_2_least: float = 0.0,
-    bins: Bins = "quantised",
+    bins: Bins = "dequantised",
     pace: float = 30.0,
     bits: int = 8,
 ) -> LatentModel:
     """A VAE whose prior is N(mean of the label, I), so that a label can be drawn (Su, 2018).
 
-    Encoder and decoder don't see the label, unlike those of Sohn et al. (2015).
+    Encoder and decoder don't see the label, unlike those of Sohn et al. (2015). What the latent says of the image
+    competes with what it says of the label: the wide fixed sigma_2 is for samples of the right class, not for bits/dim.
 
     Args:
         classes: labels, each with its mean
@@ -249,10 +250,10 @@ def f_vae(
     width: int = 128,
     mixing: Mixing = "conv",
     coupling: Affine = "affine",
-    sigma_1: float = 0.02,
+    sigma_1: float = 0.005,
     sigma_1_kind: Kind1 = "scalar",
     normalised: bool = False,
-    sigma_2: float = 0.02,
+    sigma_2: float = 0.005,
     sigma_2_kind: Kind2 = "gradient",
     sigma_2_least: float = 0.0,
     bins: Bins = "quantised",
@@ -304,8 +305,8 @@ def f_vae_general(
     width: int = 128,
     mixing: Mixing = "conv",
     coupling: Affine = "affine",
-    sigma_1: float = 0.02,
-    sigma_2: float = 0.02,
+    sigma_1: float = 0.005,
+    sigma_2: float = 0.005,
     sigma_2_kind: Kind2 = "gradient",
     sigma_2_least: float = 0.0,
     bins: Bins = "quantised",
@@ -324,7 +325,7 @@ def f_vae_general(
         sigma_1: the first sigma_i at the start, in the units of [-1, 1] images; the others begin at 1
     """
     encoder, generator, latent = same_size(shape, squeezes, levels, blocks, hidden, block)
-    posterior: list[Flow] = [Colour(noised(scaled(encoder(), shape, bits), latent, sigma_1, "network"))]
+    posterior: list[Flow] = [Colour(noised(scaled(encoder(), shape, bits), latent, sigma_1, "network", pace))]
     for _ in range(rounds - 1):
         net = nn.Sequential(encoder(), zero_head(latent, 2))
         posterior += [Unconditional(couplings(latent, depth, width, coupling)), Colour(Split(scaled(net, shape, bits)))]

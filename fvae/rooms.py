@@ -193,7 +193,7 @@ def noised(
     if normalised:
         net = nn.Sequential(net, BatchNorm(latent[0], least=1e-6))
     if kind == "network":
-        return NetworkStd(net, zero_head(latent, 1), sigma)
+        return NetworkStd(net, zero_head(latent, 1), sigma, pace)
     return SharedStd(net, sigma, kind != "fixed", pace, by_channel(latent) if kind == "channel" else ())
 
 

@@ -44,7 +44,11 @@ from fvae.settings import TrainSettings
 FIT_IMAGES, FIT_ROWS = 256, 10_000  # for actnorm's first statistics, and those that columns are standardised by
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
-SIGMAS = {"posterior.params": "sigma_1", "decoder.params": "sigma_2"}  # as the theory calls them
+SIGMAS = {
+    "posterior.params": "sigma_1",
+    "posterior.flows.0.params": "sigma_1",
+    "decoder.params": "sigma_2",
+}  # as the theory calls them
 
 
 def mixed(*numbers: int) -> int:

@@ -763,6 +763,7 @@ def test_every_command_has_help(fvae, command):
 def test_help_of_a_recipe_shows_every_setting_with_its_default(fvae, recipe):
     found = fvae("train", recipe, "--help")
     text = " ".join(found.out.split())
+    assert (RECIPES[recipe].__doc__ or "").splitlines()[0].rstrip(".") in text  # with its source
     model = dict(list(inspect.signature(RECIPES[recipe].__wrapped__).parameters.items())[1:])
     groups = {
         "model": {name: p.default for name, p in model.items()},

@@ -18,6 +18,7 @@ from fvae.flows import Checkerboard, InvertibleConv, Permute
 from fvae.nets.conv import ConvNeXt, Residual
 from fvae.params import MeanOnly, Running, SharedStd
 from fvae.recipes import RECIPES
+from fvae.train import parameter_groups
 
 STEPS = {"levels": 2, "depth": 2, "width": 8}
 CODERS = {"latent": 6, "width": 8, "levels": 2}
@@ -193,7 +194,7 @@ def test_thirty_steps_lower_the_loss(name, shape, extra):
     x, y, u = batch(model, 16).values()
     fit_actnorms(model, x, y)
     before = model(x, y, u).loss().item()
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(parameter_groups(model, 3e-3, 0.0))
     for _ in range(30):
         loss = model(x, y).loss()
         optimiser.zero_grad()
