@@ -8,7 +8,7 @@ demo: .venv/core  ## train an f-VAE on 8x8 digits and look at it: runs/demo/
 	$(BIN)/fvae demo --out runs/demo
 
 test: .venv/dev lint  ## all that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -183,7 +183,8 @@ def cvae(
     """A VAE whose prior is N(mean of the label, I), so that a label can be drawn (Su, 2018).
 
     Encoder and decoder don't see the label, unlike those of Sohn et al. (2015). What the latent says of the image
-    competes with what it says of the label: the wide fixed sigma_2 is for samples of the right class, not for bits/dim.
+    competes with what it says of the label: the wide fixed sigma_2 is for samples of the right class, of images; for a
+    good bound, and for rows of numbers, take sigma_2_kind gradient and bins quantised.
 
     Args:
         classes: labels, each with its mean

@@ -32,7 +32,7 @@ SMALL = {
     "cvae": CODERS | {"classes": 3},
     "bn_vae": CODERS,
     "f_vae": SQUEEZES | STEPS,
-    "f_vae_general": SQUEEZES | STEPS,
+    "f_vae_general": SQUEEZES | STEPS | {"sigma_1": 0.02, "sigma_2": 0.02},  # for thirty steps without a warm-up
     "f_vae_reduced": CODERS | {"flow_depth": 2, "flow_width": 8},
 }
 EXACT = ("nice", "realnvp", "glow", "noisy_flow")  # flows, whose codes give the data back
