@@ -299,7 +299,7 @@ def test_the_rate_of_a_cvae_is_the_formula(shape):
     kl = 0.5 * ((mean - prior).square() + torch.exp(2 * log_std) - 2 * log_std - 1).sum(1)
     torch.testing.assert_close(model(x, y, u).rate, kl, rtol=1e-10, atol=1e-10)
     model.prior.flows[1].params.mean.zero_()
-    plain = vae(shape, **size)
+    plain = vae(shape, **size, sigma_2=1.0, sigma_2_kind="fixed", bins="dequantised")
     plain.load_state_dict({k: a for k, a in model.state_dict().items() if "prior" not in k})
     torch.testing.assert_close(each(model(x, y, u)), each(plain(x, u=u)), rtol=1e-12, atol=1e-12)
 
