@@ -52,17 +52,16 @@ class Run:
     name: str
     recipe: str
     model: dict[str, Any] = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
 
 
-SMALL_F = {"squeezes": 1, "blocks": 2, "hidden": 48, "levels": 3, "depth": 6, "width": 64}
+SMALL_F = {"squeezes": 1, "blocks": 1, "hidden": 48, "levels": 3, "depth": 6, "width": 64}
 GLOW = {"levels": 3, "depth": 6, "width": 96}
 
 
 def models(vae: dict[str, int]) -> list[Run]:
     """Of like parameter counts: 0.4 million for grey images, 0.85 for colour ones."""
     return [
-        Run("vae", "vae", {"blocks": 1} | vae),
+        Run("vae", "vae", vae),
         Run("glow", "glow", GLOW),
         Run("f_vae", "f_vae", SMALL_F | {"width": 96}),
         Run("f_vae_general", "f_vae_general", SMALL_F | {"rounds": 2, "width": 80}),
@@ -111,7 +110,8 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
         ],
     },
     "start": {  # of both sigmas
-        "fashion": [Run(f"from {s}", "f_vae", SMALL_F | {"sigma_1": s, "sigma_2": s}) for s in (0.005, 0.02, 0.1)],
+        data: [Run(f"from {s}", "f_vae", SMALL_F | {"sigma_1": s, "sigma_2": s}) for s in (0.0025, 0.005, 0.02, 0.1)]
+        for data in ("fashion", "cifar10")
     },
     "dimension": {
         "fashion": [
@@ -119,9 +119,14 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
             for k in (1, 4, 16, 64)
         ],
     },
-    "blocks": {
-        data: [Run(block, "f_vae", SMALL_F | {"block": block}) for block in ("residual", "convnext")]
-        for data in ("fashion", "faces32")
+    "blocks": {  # of E, and as many of G
+        data: [
+            Run("none", "f_vae", SMALL_F | {"blocks": 0}),
+            Run("1 residual", "f_vae", SMALL_F),
+            Run("2 residual", "f_vae", SMALL_F | {"blocks": 2}),
+            Run("1 convnext", "f_vae", SMALL_F | {"block": "convnext"}),
+        ]
+        for data in ("fashion", "cifar10")
     },
     "published": {
         "cifar10": [
@@ -141,7 +146,7 @@ def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, f
     train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "every": 100}
     train |= {"test_images": 128, "accelerator": "cpu"}
     flags = [f"--model.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in run.model.items()]
-    flags += [f"--train.{k}={v}" for k, v in (train | run.train).items()]
+    flags += [f"--train.{k}={v}" for k, v in train.items()]
     return [sys.executable, "-m", "fvae.cli", "train", run.recipe, *source, "--out", str(folder), *flags]
 
 

@@ -140,7 +140,7 @@ class LatentModel(nn.Module):
         return self.prior(z, y)[0]
 
     def decode(self, e: Tensor, y=None) -> Tensor:
-        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, neither rounded nor clipped."""
+        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
         return self.scale.inverse(self.decoder.mean(self.prior.inverse(e, y)))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from fvae.flows.reshape import no_change
 from fvae.params import BestStd
 
 CONTINUOUS = "none: a density of continuous data"
+ROOT_HALF = math.sqrt(0.5)
 FAR = 1e4  # standard deviations: infinity, with a gradient
 
 
@@ -115,7 +116,8 @@ class Quantised(nn.Module):
         low, high = middle - half, middle + half
         low_end, high_end = high.clamp(max=0) - FAR, low.clamp(min=0) + FAR
         low, high = torch.where(x == 0, low_end, low), torch.where(x == 2**self.bits - 1, high_end, high)
-        return total(log_between(low, high))
+        between = log_between if torch.compiler.is_compiling() else LogBetween.apply
+        return total(between(low, high))
 
     def mean(self, z):
         """Bins, unrounded; a mean beyond the last bin, which only makes that more probable, is that bin."""
@@ -123,8 +125,47 @@ class Quantised(nn.Module):
 
 
 def log_between(low: Tensor, high: Tensor) -> Tensor:
-    """log(Phi(high) - Phi(low)) for low < high, in the tails too: by symmetry both are brought to the left of 0."""
+    """log(Phi(high) - Phi(low)) for low < high, in the tails too, where both integrals are 0 in floating point.
+
+    By symmetry both are brought to the left of 0. Up to ``edge`` it is a difference of erfc, beyond it
+
+        Phi(h) = phi(h) / -h (1 - 1/h^2 (1 - 3/h^2 (1 - 5/h^2 (1 - ...)))),  phi the normal density.
+
+    Nearer to float64 than ``torch.special.log_ndtr``, which is not vectorised, in less time.
+    """
     right = low + high > 0
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
-    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-    return log_high + torch.log((-torch.expm1(log_low - log_high)).clamp(min=torch.finfo(low.dtype).tiny))
+    edge, tiny = (-36.0 if low.dtype == torch.float64 else -12.0), torch.finfo(low.dtype).tiny
+    near = torch.log((0.5 * (torch.erfc(-ROOT_HALF * high) - torch.erfc(-ROOT_HALF * low))).clamp(min=tiny))
+    b = high.clamp(max=edge)  # where near is meant, far is finite
+    a = b - (high - low)
+    ratio = torch.exp(0.5 * (b - a) * (b + a)) * (b * tail(a)) / (a * tail(b))  # Phi(a) / Phi(b)
+    far = torch.log(tail(b) * (1 - ratio).clamp(min=tiny) / -b) - 0.5 * (b.square() + LOG_2PI)
+    return torch.where(high < edge, far, near)
+
+
+def tail(h: Tensor) -> Tensor:
+    """-h Phi(h) / phi(h) far to the left of 0: the first terms of its asymptotic series."""
+    r = h.square().reciprocal()
+    return 1 - r * (1 - 3 * r * (1 - 5 * r))
+
+
+class LogBetween(torch.autograd.Function):
+    """``log_between``, with its gradient by hand, phi over the probability: less than half the time of autograd's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(low, high):
+        return log_between(low, high)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        low, high, log_p = ctx.saved_tensors
+        constant = log_p + 0.5 * LOG_2PI
+        dlow, dhigh = (torch.exp(-0.5 * end.square() - constant) for end in (low, high))
+        return -gradient * dlow, gradient * dhigh

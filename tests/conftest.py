@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,6 +49,18 @@ def spied(patch: pytest.MonkeyPatch, owner: object, name: str, seen: list[str]) 
         return before(*args, **kwargs)
 
     patch.setattr(owner, name, spy)
+
+
+def savez(path: Path, **arrays) -> Path:
+    """Arrays as an .npz, at ``path``."""
+    np.savez(path, **arrays)
+    return path
+
+
+def cut(path: Path) -> Path:
+    """Half of a file is lost."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
 
 
 class Louder(Conv2d):

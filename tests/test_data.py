@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import cut, savez
 from PIL import Image
 
 from fvae.data.images import load_images, read_files
@@ -454,16 +455,6 @@ def test_read_files(tmp_path):
 
 def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
-    return path
-
-
-def savez(path: Path, **arrays) -> Path:
-    np.savez(path, **arrays)
-    return path
-
-
-def cut(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 

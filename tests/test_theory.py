@@ -27,7 +27,7 @@ from fvae.flows import (
     multiscale,
     reverse,
 )
-from fvae.likelihoods import Certain, Gaussian, Quantised, from_unit, to_unit
+from fvae.likelihoods import Certain, Gaussian, LogBetween, Quantised, from_unit, log_between, to_unit
 from fvae.nets.conv import coupling_net, squeezing, unsqueezing, zero_conv
 from fvae.params import Learned, MeanOnly, SharedStd, Split
 from fvae.recipes import RECIPES, cvae, f_vae, f_vae_general, glow, noisy_flow, vae
@@ -405,6 +405,29 @@ def test_a_quantised_gaussian_has_a_gradient_everywhere():
             assert z.grad[0] <= 0 <= z.grad[2] and z.grad[1] * (to_unit(x[1], 8) - mean) >= 0
             if std <= 0.01:
                 assert params.log_std.grad > 0 and z.grad[1] != 0
+
+
+@pytest.mark.parametrize("half", [1e-3, 0.1, 1.0, 30.0])
+def test_the_integral_between_two_points_keeps_its_precision_in_the_tails(half):
+    """Against differences of log_ndtr in float64; float32 and the gradient by hand against float64's by autograd."""
+    middle = torch.linspace(-60, 60, 1201).float()  # float32's own numbers, so that all see the same
+    low, high = ((middle + step).double().requires_grad_() for step in (-half, half))
+    middle = middle.double()
+    below, above = torch.where(middle > 0, -high, low), torch.where(middle > 0, -low, high)
+    a, b = torch.special.log_ndtr(below), torch.special.log_ndtr(above)
+    exact = b + torch.log(-torch.expm1(a - b))
+    plain, found = log_between(low, high), LogBetween.apply(low, high)
+    assert torch.equal(plain, found)
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-10)
+    by_autograd = torch.autograd.grad(plain.sum(), [low, high])
+    by_hand = torch.autograd.grad(found.sum(), [low, high])
+    torch.testing.assert_close(by_hand, by_autograd, rtol=1e-8, atol=1e-10)
+
+    near, far = (end.detach().float().requires_grad_() for end in (low, high))
+    single = LogBetween.apply(near, far)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=2e-5)
+    for one, other in zip(torch.autograd.grad(single.sum(), [near, far]), by_hand, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=1e-5)
 
 
 @torch.no_grad()

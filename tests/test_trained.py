@@ -128,7 +128,7 @@ def test_trained_models_sample_images(trained, name):
     model = load(trained(name))
     x = model.sample(64, some_labels(model, 64), temperature=0.7)
     assert x.shape == (64, 1, 8, 8) and x.isfinite().all() and x.std(0).mean() > 0.5
-    assert ((x > -4) & (x < 20)).double().mean() > 0.9
+    assert ((x > -4) & (x < 20)).double().mean() > (0.9 if name == "cvae" else 0.95)  # cvae's decoder is the widest
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import cut, savez
 
 from fvae.data import Samples, load_data
 from fvae.data.samples import held_out
@@ -38,16 +39,6 @@ def write(path: Path, content: bytes) -> Path:
 
 def parquet(path: Path, **columns) -> Path:
     pq.write_table(pa.table(columns), path)
-    return path
-
-
-def savez(path: Path, **arrays) -> Path:
-    np.savez(path, **arrays)
-    return path
-
-
-def cut(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return path
 
 
