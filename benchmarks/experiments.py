@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -68,6 +69,32 @@ def models(vae: dict[str, int]) -> list[Run]:
     ]
 
 
+def settings() -> list[Run]:
+    """A small f-VAE, and each of its settings changed alone."""
+    changes: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "E, G: none": {"blocks": 0},
+        "E, G: 2 blocks": {"blocks": 2},
+        "E, G: hidden 96": {"hidden": 96},
+        "E, G: convnext": {"block": "convnext"},
+        "E, G: 2 squeezes": {"squeezes": 2},
+        "G: tanh": {"tanh": True},
+        "F: 2 levels": {"levels": 2},
+        "F: shuffled": {"mixing": "shuffle"},
+        "F: additive": {"coupling": "additive"},
+        "sigma_1: one a channel": {"sigma_1_kind": "channel"},
+        "sigma_1: a network's": {"sigma_1_kind": "network"},
+        **{f"sigma_1: fixed {s}": {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True} for s in (0.1, 0.3, 0.5)},
+        "sigma_2: one a channel": {"sigma_2_kind": "channel"},
+        **{f"sigma_2: at least {s}": {"sigma_2": 2 * s, "sigma_2_least": s} for s in (0.02, 0.05)},
+        "sigma_2: dequantised": {"bins": "dequantised"},
+        "sigma_2: closed form": {"bins": "dequantised", "sigma_2_kind": "closed"},
+        **{f"sigmas: from {s}": {"sigma_1": s, "sigma_2": s} for s in (0.0025, 0.02, 0.1)},
+        **{f"sigmas: pace {p}": {"pace": p} for p in (1, 10, 100)},
+    }
+    return [Run(name, "f_vae", SMALL_F | change) for name, change in changes.items()]
+
+
 COLOUR_MODELS = models({"latent": 128, "width": 20})
 
 EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
@@ -90,43 +117,12 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
             for actnorm in (True, False)
         ],
     },
-    "sigma_1": {
-        "fashion": [
-            *(Run(kind, "f_vae", SMALL_F | {"sigma_1_kind": kind}) for kind in ("scalar", "channel", "network")),
-            *(
-                Run(f"fixed {s}", "f_vae", SMALL_F | {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True})
-                for s in (0.1, 0.3, 0.5)
-            ),
-        ],
-    },
-    "sigma_2": {
-        "cifar10": [
-            *(Run(kind, "f_vae", SMALL_F | {"sigma_2_kind": kind}) for kind in ("gradient", "channel")),
-            *(Run(f"at least {s}", "f_vae", SMALL_F | {"sigma_2": 2 * s, "sigma_2_least": s}) for s in (0.02, 0.05)),
-            *(
-                Run(f"{kind}, dequantised", "f_vae", SMALL_F | {"sigma_2_kind": kind, "bins": "dequantised"})
-                for kind in ("gradient", "closed")
-            ),
-        ],
-    },
-    "start": {  # of both sigmas
-        data: [Run(f"from {s}", "f_vae", SMALL_F | {"sigma_1": s, "sigma_2": s}) for s in (0.0025, 0.005, 0.02, 0.1)]
-        for data in ("fashion", "cifar10")
-    },
+    "settings": {data: settings() for data in ("fashion", "cifar10")},
     "dimension": {
         "fashion": [
             Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 32, "flow_depth": 4, "flow_width": 128})
             for k in (1, 4, 16, 64)
         ],
-    },
-    "blocks": {  # of E, and as many of G
-        data: [
-            Run("none", "f_vae", SMALL_F | {"blocks": 0}),
-            Run("1 residual", "f_vae", SMALL_F),
-            Run("2 residual", "f_vae", SMALL_F | {"blocks": 2}),
-            Run("1 convnext", "f_vae", SMALL_F | {"block": "convnext"}),
-        ]
-        for data in ("fashion", "cifar10")
     },
     "published": {
         "cifar10": [
@@ -252,7 +248,7 @@ def main() -> None:
         jobs = []
         for seed in seeds:
             for run in runs:
-                folder = out / f"seed{seed}" / run.name.replace(",", "").replace(" ", "_").replace("/", "_")
+                folder = out / f"seed{seed}" / re.sub(r"\W+", "_", run.name)
                 jobs.append((command(run, data, args.shared, folder, budget, seed), folder, budget))
         write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
         with ThreadPoolExecutor(args.workers) as pool:
