@@ -31,6 +31,7 @@ class Terms(NamedTuple):
     logdet: Tensor  # log |det dF_x(u)/du|
     log_x: Tensor  # log q(x|z)
     log_z: Tensor  # log q(z|y): log N(e) + log |det| of the prior
+    kl: Tensor | None = None  # (B, d): the rate by dimension, where posterior and prior are both Gaussian
 
     @property
     def rate(self) -> Tensor:
@@ -42,9 +43,19 @@ class Terms(NamedTuple):
         """-log q(x|z): what x costs once z is known."""
         return -self.log_x
 
-    def loss(self, beta: float = 1.0) -> Tensor:
-        """Mean over the batch of distortion + beta rate: a scalar, nats a sample."""
-        return (self.distortion + beta * self.rate).mean()
+    def loss(self, beta: float = 1.0, free: float = 0.0, free_each: float = 0.0) -> Tensor:
+        """Mean over the batch of distortion + beta rate: a scalar, nats a sample.
+
+        Of the rate's mean, ``free`` nats cost nothing less: max(rate, free) is what counts, so that nothing is gained
+        by a rate below it; of that of each dimension, ``free_each`` (free bits; Kingma et al., 2016). Raises
+        ``ValueError`` for ``free_each`` where the rate has no parts.
+        """
+        rate = self.rate.mean()
+        if free_each:
+            if self.kl is None:
+                raise ValueError("free_each: expected a Gaussian posterior and prior, whose rate has a part a dimension")
+            rate = self.kl.mean(0).clamp(min=free_each).sum()
+        return self.distortion.mean() + beta * (rate.clamp(min=free) if free else rate)
 
 
 def bits_per_dim(nats: Number, dims: int) -> Number:
@@ -102,8 +113,10 @@ class LatentModel(nn.Module):
             mean, log_std = self.posterior.params(given)
             z, logdet = colour(u, mean, log_std)
             log_u = torch.full_like(logdet, -0.5 * u[0].numel() * (LOG_2PI + 1))
-            log_z = log_normal(self.prior(mean.expand_as(u), y)[0]) - 0.5 * total(torch.exp(2 * log_std).expand_as(u))
-            return Terms(log_u, logdet, self.decoder(x, z) + volume, log_z)
+            e, variance = self.prior(mean.expand_as(u), y)[0], torch.exp(2 * log_std)
+            log_z = log_normal(e) - 0.5 * total(variance.expand_as(u))
+            kl = 0.5 * (e.square() + (variance - 2 * log_std - 1).expand_as(u).flatten(1))
+            return Terms(log_u, logdet, self.decoder(x, z) + volume, log_z, kl)
         z, logdet = self.posterior(u, given)
         e, logdet_prior = self.prior(z, y)
         return Terms(log_normal(u), logdet, self.decoder(x, z) + volume, log_normal(e) + logdet_prior)
@@ -186,10 +199,15 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
         return
     for running in known:
         running.restart()
+    in_decoder = any(isinstance(m, Running) for m in model.decoder.modules())
     before, generator = model.training, torch.Generator().manual_seed(0)
     model.train()
     for x, y in batches:
-        model(x, y, model.noise(len(x), generator))
+        u = model.noise(len(x), generator)
+        if in_decoder:
+            model(x, y, u)
+        else:
+            model.posterior(u, model.given(model.scale(x)[0], y))
     model.train(before)
 
 

@@ -50,7 +50,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
-    model.config |= {name: config[name] for name in ("columns", "labels") if name in config}
+    model.config |= {name: config[name] for name in ("columns", "labels", "vocabulary") if name in config}
     return model.to(device).eval()
 
 

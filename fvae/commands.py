@@ -36,7 +36,7 @@ from fvae.outputs import (
 )
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
-from fvae.runs import KEPT, check_same, read_metrics, run_data, write_config
+from fvae.runs import KEPT, VOCABULARY, check_same, read_metrics, run_data, write_config
 from fvae.settings import DataSettings, TrainSettings
 
 TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
@@ -77,7 +77,7 @@ def train(
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
     samples = load_data(data, "train")
-    test = load_data(data, "test", samples.shape).numbered_as(samples.classes, f"--data {data.source}, held out")
+    test = load_data(data, "test", samples.shape, samples.vocabulary).numbered_as(samples.classes, f"--data {data.source}, held out")
     torch.manual_seed(settings.seed)
     try:
         built = RECIPES[recipe](samples.shape, **model)
@@ -87,6 +87,7 @@ def train(
     check_labels(built, samples, where, each=True)
     check_labels(built, test, where)
     built.config |= {"columns": samples.columns} if samples.columns else {}
+    built.config |= {"vocabulary": samples.vocabulary.digest} if samples.vocabulary else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
     make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
     if begun:
@@ -94,6 +95,8 @@ def train(
         step_to_resume(run, built, samples)
     if first:  # also of a run that goes on, whose budget and place may be new
         write_config(run, recipe, built.config["settings"], data, settings)
+        if samples.vocabulary:
+            write_text(run / VOCABULARY, samples.vocabulary.text)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run)
         say_discrete(discrete(samples) if samples.columns else [])
     bar = ProgressBar(settings.max_steps, settings.minutes)
@@ -131,6 +134,8 @@ def size(shape: Shape) -> str:
     """A shape as people say it."""
     if len(shape) == 1:
         return f"{shape[0]} columns"
+    if len(shape) == 2:
+        return f"at most {shape[0] - 1} tokens of {shape[1]:,}"
     c, h, w = shape
     return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
 

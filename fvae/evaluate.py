@@ -49,10 +49,9 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
     """Batches (x, y) as the model takes them, on its device; y is None where it takes no labels."""
     device = next(model.parameters()).device
     for start in range(0, len(samples), size):
-        part = slice(start, start + size)
-        x = torch.from_numpy(to_bins(samples.values[part], model.decoder.bits)).to(device)
-        labels = samples.labels if model.classes else None
-        yield x, None if labels is None else torch.from_numpy(labels[part]).to(device)
+        values, labels = samples.batch(slice(start, start + size))
+        x = torch.from_numpy(to_bins(values, model.decoder.bits)).to(device)
+        yield x, None if labels is None or not model.classes else torch.from_numpy(labels).to(device)
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from torch import nn
 from fvae.bound import LatentModel
 from fvae.errors import UserError
 from fvae.flows import Chain, Colour, Flatten, Flow, Unconditional
+from fvae.nets.text import LSTMDecoder, LSTMEncoder, TransformerDecoder
 from fvae.params import Normalised, Relative, Scaler, SharedStd, Split
-from fvae.registry import RECIPES, Shape, divisible, recipe, several
+from fvae.registry import RECIPES, Shape, TextShape, divisible, recipe, several
 from fvae.rooms import (
     Affine,
     Bins,
@@ -36,10 +37,11 @@ from fvae.rooms import (
     scaled,
     zero_head,
 )
+from fvae.tokens import Tokens
 
 __all__ = [
     "RECIPES",
-    *["nice", "realnvp", "glow", "noisy_flow", "vae", "cvae", "bn_vae", "f_vae", "f_vae_reduced", "f_vae_general"],
+    *["nice", "realnvp", "glow", "noisy_flow", "vae", "cvae", "bn_vae", "f_vae", "f_vae_reduced", "f_vae_general", "text_vae"],
 ]
 
 
@@ -384,3 +386,64 @@ def f_vae_reduced(
         latent=(latent,),
         scale=scale(shape),
     )
+
+
+@recipe
+def text_vae(
+    shape: TextShape,
+    posterior: Literal["gaussian", "fixed", "one-sided", "two-sided"] = "two-sided",
+    gamma: float = 0.6,
+    tau: float = 0.5,
+    std: float = 0.5,
+    prior: Literal["normal", "flow"] = "normal",
+    flow_depth: int = 4,
+    flow_width: int = 128,
+    decoder: Literal["lstm", "transformer"] = "lstm",
+    latent: int = 32,
+    embedding: int = 256,
+    hidden: int = 256,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.5,
+    word_dropout: float = 0.0,
+    classes: int = 0,
+) -> LatentModel:
+    """A VAE of sentences: LSTM encoder, and a language model that is told z as the decoder (Bowman et al., 2016).
+
+    A language model can do without z, and then the KL vanishes. The batch-normalised posteriors can't let it (Zhu et
+    al., 2020; Su, 2020), nor can a fixed deviation, as in delta-VAEs (Razavi et al., 2019); with a flow as the prior it
+    is the f-VAE of text.
+
+    Args:
+        posterior: free mean and deviation; free mean and a fixed deviation; or bn_vae's one- or two-sided form
+        gamma: the one-sided form's standard deviation of the means; KL is at least latent/2 gamma^2
+        tau: the two-sided form's least share of the means in the variance
+        std: the fixed form's deviation
+        prior: N(0, I), or a flow over z
+        flow_depth: steps of the flow over z
+        flow_width: hidden units of its couplings
+        decoder: an LSTM, or a causal transformer
+        embedding: values of a token's embedding; the transformer's are as many as it has hidden
+        hidden: units of the LSTMs, and of the transformer
+        layers: of the transformer
+        heads: of the transformer's attention
+        dropout: share of the decoder's units that a training step leaves out
+        word_dropout: share of the tokens that the decoder is not shown in training
+    """
+    longest, vocabulary = shape
+    encoder = LSTMEncoder(vocabulary, embedding, hidden, latent if posterior == "fixed" else 2 * latent)
+    params: nn.Module = {
+        "gaussian": lambda: Split(encoder, bound=6.0),
+        "fixed": lambda: SharedStd(encoder, std, learned=False),
+        "one-sided": lambda: Normalised(encoder, latent, gamma),
+        "two-sided": lambda: Scaler(encoder, latent, tau),
+    }[posterior]()
+    flow = Flatten((latent,)) if prior == "normal" else glow_flow((latent,), 1, flow_depth, flow_width, "conv", "affine")
+    density = labelled(flow, latent, classes)
+    if classes and "sided" in posterior:
+        params = Relative(params, density.flows[1].params)
+    if decoder == "lstm":
+        net: nn.Module = LSTMDecoder(vocabulary, embedding, hidden, latent, dropout)
+    else:
+        net = TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout)
+    return LatentModel(Colour(params), Tokens(net, longest, word_dropout), density, shape, (latent,))

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from fvae.bound import LatentModel
 from fvae.errors import UserError
 
-Shape = tuple[int, ...]
+Shape = tuple[int, ...]  # of images or vectors
+TextShape = tuple[int, int]  # the longest sentence, with its end, and the vocabulary
 
 RECIPES: dict[str, Callable[..., LatentModel]] = {}
 
@@ -32,7 +33,7 @@ SETTINGS = {
     "classes": "labels that the prior knows, each with its mean; 0 for none",
     "bits": "bits a channel of a pixel, 1 to 8; vectors have none",
 }
-AT_LEAST_0 = ("blocks", "hidden", "classes", "sigma_2_least")
+AT_LEAST_0 = ("blocks", "hidden", "classes", "sigma_2_least", "dropout", "word_dropout")
 
 
 def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
@@ -94,7 +95,12 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
         raise UserError(
             f"{name}: sigma_2_least must be below sigma_2, {settings['sigma_2']:g}; found {settings['sigma_2_least']:g}"
         )
-    if len(shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in shape):
+    if signature.parameters["shape"].annotation is TextShape:
+        if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise UserError(f"{name}: is for text, shape (longest, vocabulary); found shape {shape}")
+    elif len(shape) == 2:
+        raise UserError(f"{name}: is for images and rows of numbers; found text: take text_vae")
+    elif len(shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in shape):
         raise UserError(f"{name}: shape must be (channels, height, width) or (columns,); found {shape}")
 
 

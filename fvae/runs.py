@@ -15,6 +15,7 @@ from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
 
 KEPT = ("config.yaml", "config.json", "model.safetensors", "checkpoints/last.ckpt")  # any of them makes it a run
+VOCABULARY = "tokenizer.json"
 # What may change when a run goes on: how far and where, not what is computed. (Images that moved are known by digest.)
 FREE = {
     f"train.{k}" for k in ("steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy")

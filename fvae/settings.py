@@ -17,7 +17,7 @@ class DataSettings:
     source: str = ""
     """digits, a Hugging Face data set (mnist, cifar10, user/name), or a path: a folder of images, a .zip or
     .parquet of images, an .npz with `images` (N, H, W, C) uint8 and maybe `labels`, an idx .gz; or rows of numbers:
-    a .csv, a .parquet, an .npz with `x` (N, D) and maybe `labels`"""
+    a .csv, a .parquet, an .npz with `x` (N, D) and maybe `labels`; or sentences, one a line: a .txt, a .txt.gz"""
     size: int | None = None
     """resize the shorter side to this many pixels and crop the centre to a square (default: as they are)"""
     colour: Literal["auto", "grey", "rgb"] = "auto"
@@ -26,6 +26,14 @@ class DataSettings:
     """the source's split to train on (default: train where the source has splits, else all but the held-out part)"""
     held_out: float = 0.05
     """share held out for evaluation where the source has no test split of its own"""
+    tokens: Literal["word", "character", "bpe"] = "word"
+    """of text: words between spaces, characters, or byte pairs"""
+    vocabulary: int = 10_000
+    """of text: tokens that are told apart, the most frequent ones; others are unknown"""
+    longest: int = 200
+    """of text: tokens of a sentence; longer ones are cut"""
+    labels: str | None = None
+    """of text: a file with a label a line (a .txt or .gz; default: none)"""
 
 
 @dataclass
@@ -46,6 +54,16 @@ class TrainSettings:
     """AdamW's weight decay, of the networks' weights alone"""
     clip: float = 10.0
     """largest norm of the gradient of the loss, in bits/dim of images and nats of rows"""
+    beta: float = 1.0
+    """weight of the rate in the loss; figures are always told at 1"""
+    anneal: Literal["none", "linear", "cyclical"] = "none"
+    """let that weight rise from 0: once, or again and again, half of each cycle at its end"""
+    anneal_steps: int = 1000
+    """steps of such a rise"""
+    free_nats: float = 0.0
+    """nats of the rate that are free: below them nothing is gained"""
+    free_nats_each: float = 0.0
+    """the same for each dimension of a Gaussian posterior"""
     ema: float = 0.999
     """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
     every: int = 200
@@ -77,12 +95,13 @@ class TrainSettings:
 
     def check(self) -> None:
         """Refuse values that can't be meant, by their flags; raises ``UserError``."""
-        above = ("steps", "minutes", "batch_size", "lr", "clip", "every", "test_images", "devices", "nodes")
+        above = ("steps", "minutes", "batch_size", "lr", "clip", "anneal_steps")
+        above += ("every", "test_images", "devices", "nodes")
         for name in above:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--train.{name}: expected a number above 0, found {value}")
-        for name in ("warmup", "weight_decay", "seed"):
+        for name in ("warmup", "weight_decay", "beta", "free_nats", "free_nats_each", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--train.{name}: expected 0 or more, found {getattr(self, name)}")
         for name, most in (("seed", 2**32 - 1), ("minutes", 1e6)):

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from fvae.bound import LatentModel, fit_actnorms, fit_statistics, some_labels
+from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
 from fvae.checkpoint import check_checkpoint, save
 from fvae.data.samples import Samples
 from fvae.errors import UserError
@@ -85,11 +86,11 @@ class Feed:
     They may lie in memory or in a memory map; for a GPU they are put where it fetches them by itself (pinned).
     """
 
-    def __init__(self, values: np.ndarray, labels: np.ndarray | None, batches: Batches, pinned: bool):
-        self.values, self.labels, self.batches, self.pinned = values, labels, batches, pinned
+    def __init__(self, data: Samples, batches: Batches, pinned: bool):
+        self.data, self.batches, self.pinned = data, batches, pinned
 
     def read(self, indices: np.ndarray) -> list[Tensor | None]:
-        found = [None if a is None else torch.from_numpy(a.take(indices, 0)) for a in (self.values, self.labels)]
+        found = [None if a is None else torch.from_numpy(a) for a in self.data.batch(indices)]
         return [a.pin_memory() if self.pinned and a is not None else a for a in found]
 
     def __iter__(self) -> Iterator[list[Tensor | None]]:
@@ -113,6 +114,16 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
         {"params": params, "lr": lr * pace, "weight_decay": weight_decay if weight else 0.0}
         for (weight, pace), params in groups.items()
     ]
+
+
+def weight(settings: TrainSettings, step: int) -> float:
+    """The rate's weight on its way from 0 to 1: once, or again and again, half of each cycle at 1 (Fu et al., 2019)."""
+    if settings.anneal == "none":
+        return 1.0
+    n = settings.anneal_steps
+    if settings.anneal == "cyclical":
+        step %= 2 * n
+    return min(1.0, step / n)
 
 
 def decay(most: float, n: int) -> float:
@@ -155,16 +166,22 @@ class Training(LightningModule):
         batches = Batches(
             len(self.data), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
         )
-        return Feed(self.data.values, self.labels, batches, pinned=self.device.type == "cuda")
+        return Feed(replace(self.data, labels=self.labels), batches, pinned=self.device.type == "cuda")
 
     def training_step(self, batch: list, index: int) -> Tensor:
         x, y = batch
         x = to_bins(x, self.model.decoder.bits)
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
-        loss = self.unit.of(self.call(x, y, u).loss())
+        torch.manual_seed(mixed(self.settings.seed, self.global_step, self.global_rank + 1))  # of dropout
+        loss = self.unit.of(self.loss(self.call(x, y, u)))
         self.losses.append(loss.detach())
         return loss
+
+    def loss(self, terms: Terms) -> Tensor:
+        """The objective at this step's weight of the rate, with what the rate has free."""
+        s = self.settings
+        return terms.loss(s.beta * weight(s, self.global_step), s.free_nats, s.free_nats_each)
 
     def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
         """Clip; and leave a step out whose gradient is not finite.
@@ -268,6 +285,8 @@ def widest(model: LatentModel, data: Samples) -> float:
 
     Where sigma_2 is above it, a linear VAE's best codes say nothing: its posterior collapses (Lucas et al., 2019).
     """
+    if data.vocabulary:
+        return math.inf
     x, _ = next(batches(model, data.spread(500), 500))
     bits = model.decoder.bits
     x = (model.scale(x)[0] if bits is None else to_unit(x, bits)).flatten(1).double()
@@ -278,7 +297,10 @@ def widest(model: LatentModel, data: Samples) -> float:
 def picture(model: LatentModel, test: Samples, path: Path) -> None:
     """Samples of images on a sheet; of vectors, beside the data, column against column."""
     generator = torch.Generator().manual_seed(0)
-    if model.decoder.bits is None:
+    if test.vocabulary:
+        x = model.sample(16, some_labels(model, 16, generator), 1.0, generator)
+        write_text(path.with_suffix(".txt"), "".join(line + "\n" for line in test.vocabulary.lines(x.cpu().numpy())))
+    elif model.decoder.bits is None:
         n = min(1000, len(test))
         y = some_labels(model, n, generator)
         save_scatter(test.spread(n).values, model.sample(n, y, 1.0, generator).cpu().numpy(), test.columns, path)
@@ -384,7 +406,7 @@ def train(
         )
     begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
-        n = min(len(data), FIT_IMAGES if len(data.shape) == 3 else FIT_ROWS)
+        n = min(len(data), FIT_ROWS if len(data.shape) == 1 else FIT_IMAGES)
         first = Batches(len(data), n, mixed(settings.seed, 1), lambda: 0).step(0)
         x, y = next(batches(model, data.take(first), n))
         with torch.random.fork_rng(devices=[]):

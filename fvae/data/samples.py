@@ -14,11 +14,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of one shape: values (N, C, H, W) uint8 of images or (N, D) float32 of vectors, a name each, maybe labels
-    (N,) int64.
+    """Samples of one shape: values (N, C, H, W) uint8 of images, (N, D) float32 of vectors or (N, T) int32 of text, a
+    name each, maybe labels (N,) int64.
 
     ``skipped`` says "path: reason" for each file that is not in values, ``columns`` names those of vectors, ``classes``
-    the labels 0, 1, ... where the source has names for them.
+    the labels 0, 1, ... where the source has names for them, ``vocabulary`` knows the tokens of text.
     """
 
     values: np.ndarray
@@ -27,15 +27,16 @@ class Samples:
     skipped: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    vocabulary: Any = None  # fvae.data.texts.Vocabulary
 
     @property
     def shape(self) -> Shape:
-        """(C, H, W) of every image or (D,) of every vector."""
-        return self.values.shape[1:]
+        """(C, H, W) of every image, (D,) of every vector, or of text the longest sentence and the number of tokens."""
+        return self.vocabulary.shape if self.vocabulary else self.values.shape[1:]
 
     @property
     def noun(self) -> str:
-        return "images" if len(self.shape) == 3 else "rows"
+        return {1: "rows", 2: "sentences", 3: "images"}[len(self.shape)]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -44,6 +45,13 @@ class Samples:
         """Those of the indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, values=self.values[indices], names=[self.names[i] for i in indices], labels=labels)
+
+    def batch(self, which: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Values and labels of some; of text no wider than the longest of these."""
+        values = self.values[which]
+        if self.vocabulary:
+            values = values[:, : max(1, int((values != 0).sum(1).max(initial=1)))]
+        return values, None if self.labels is None else self.labels[which]
 
     def spread(self, n: int) -> "Samples":
         """``n`` from all over the set, which may be sorted by class."""

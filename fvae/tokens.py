@@ -1,0 +1,113 @@
+"""The decoder of sentences: a language model that is told z, and the ways to write with it."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fvae.nets.text import BOS, EOS, PAD, UNK, State
+
+
+class Tokens(nn.Module):
+    """The probability of a sentence under a language model: log q(x|z) = sum_t log q(x_t | x_<t, z), in nats.
+
+    ``x`` (B, T) token numbers, padded; the end of the sentence is a token that is predicted too, padding is none.
+    ``net`` is a decoder of ``fvae.nets.text``. In training each token of what came before is hidden (shown as unknown)
+    with probability ``word_dropout`` (Bowman et al., 2016).
+    """
+
+    bits = None
+    noise = "none: the probability of the tokens"
+
+    def __init__(self, net: nn.Module, longest: int, word_dropout: float = 0.0):
+        super().__init__()
+        self.net, self.longest, self.word_dropout = net, longest, word_dropout
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        x = x.long()
+        before = F.pad(x[:, :-1], (1, 0), value=BOS).where(x != PAD, PAD)
+        if self.training and self.word_dropout:
+            hidden = torch.rand(before.shape, device=x.device) < self.word_dropout
+            before = torch.where(hidden & (before > UNK), UNK, before)
+        h = self.net(before, z)
+        rows, places = (x != PAD).nonzero(as_tuple=True)
+        found = log_probability(h[rows, places], self.net.out.weight, self.net.out.bias, x[rows, places])
+        return torch.zeros(len(x), dtype=found.dtype, device=x.device).index_add(0, rows, found)
+
+    def mean(self, z: Tensor) -> Tensor:
+        """The sentence whose next token is always the most probable: (B, d) -> (B, T)."""
+        return self.draw(z, 0.0)
+
+    @torch.no_grad()
+    def draw(
+        self, z: Tensor, temperature: float = 1.0, top_p: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Sentences, token by token: (B, d) -> (B, T) that end with EOS, or are cut at the longest that is known.
+
+        ``temperature`` divides the logits, 0 takes the most probable token. Of the probable tokens only those count
+        that have ``top_p`` of the probability together (Holtzman et al., 2020). Linear in the length.
+        """
+        token = torch.full((len(z),), BOS, device=z.device)
+        going = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        state, written = self.net.begin(z), []
+        for _ in range(self.longest):
+            logits, state = self.next(token, state)
+            token = choose(logits, temperature, top_p, generator)
+            token = torch.where(going, token, PAD)
+            written.append(token)
+            going = going & (token != EOS)
+            if not going.any():
+                break
+        return torch.stack(written, 1)
+
+    @torch.no_grad()
+    def beam(self, z: Tensor, width: int) -> Tensor:
+        """The most probable sentence that a beam of ``width`` finds: (B, d) -> (B, T)."""
+        b = len(z)
+        z = z.repeat_interleave(width, 0)
+        state, token = self.net.begin(z), torch.full((len(z),), BOS, device=z.device)
+        score = torch.full((b, width), -math.inf, device=z.device, dtype=z.dtype)
+        score[:, 0] = 0.0  # all begin alike: one of them is enough
+        going = torch.ones(b, width, dtype=torch.bool, device=z.device)
+        written = torch.zeros(b, width, 0, dtype=torch.long, device=z.device)
+        for _ in range(self.longest):
+            logits, state = self.next(token, state)
+            log_p = torch.log_softmax(logits, -1).view(b, width, -1)
+            ended = torch.full_like(log_p, -math.inf)
+            ended[..., PAD] = 0.0
+            log_p = torch.where(going[..., None], log_p, ended)
+            score, best = (score[..., None] + log_p).flatten(1).topk(width)
+            origin, chosen = best // log_p.shape[-1], best % log_p.shape[-1]
+            rows = (torch.arange(b, device=z.device)[:, None] * width + origin).flatten()
+            state, token = tuple(s[rows] for s in state), chosen.flatten()
+            written = torch.cat([written.view(b * width, -1)[rows].view(b, width, -1), chosen[..., None]], -1)
+            going = going.view(-1)[rows].view(b, width) & (chosen != EOS)
+            if not going.any():
+                break
+        return written[:, 0]
+
+    def next(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """The logits of what comes next; what can't be written, padding and the beginning, has none."""
+        h, state = self.net.step(token, state)
+        logits = self.net.out(h)
+        logits[:, [PAD, BOS]] = -math.inf
+        return logits, state
+
+
+def log_probability(h: Tensor, weight: Tensor, bias: Tensor, token: Tensor) -> Tensor:
+    """log softmax(W h + b) at a token each: (N, H), (V, H), (V,), (N,) -> (N,), in float32 or wider."""
+    logits = F.linear(h, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return -F.cross_entropy(logits, token, reduction="none")
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+    """A token each: (B, V) -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    p, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
+    p = p * (p.cumsum(-1) - p < top_p)  # the first always stays
+    drawn = torch.rand(len(p), 1, generator=generator).to(p.device) * p.sum(-1, keepdim=True)
+    place = torch.searchsorted(p.cumsum(-1), drawn.to(p.dtype)).clamp(max=p.shape[-1] - 1)
+    return order.gather(-1, place)[:, 0]
