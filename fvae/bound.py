@@ -53,7 +53,9 @@ class Terms(NamedTuple):
         rate = self.rate.mean()
         if free_each:
             if self.kl is None:
-                raise ValueError("free_each: expected a Gaussian posterior and prior, whose rate has a part a dimension")
+                raise ValueError(
+                    "free_each: expected a Gaussian posterior and prior, whose rate has a part a dimension"
+                )
             rate = self.kl.mean(0).clamp(min=free_each).sum()
         return self.distortion.mean() + beta * (rate.clamp(min=free) if free else rate)
 

@@ -188,6 +188,10 @@ def out(what: str) -> Callable[[Any], Any]:
     return flag("--out", type=path, required=True, metavar="PATH", help=what)
 
 
+def maybe(what: str) -> Callable[[Any], Any]:
+    return flag("--out", type=path, metavar="PATH", help=what)
+
+
 def data(parser: Any) -> Any:
     return parser.add_class_arguments(DataSettings, "data", skip={"split", "held_out"})
 
@@ -198,6 +202,7 @@ split_of_all = flag("--split", choices=SPLITS, help="default: all of --data; wit
 seed = flag("--seed", type=int, default=0, help="seed of the noise")
 samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u a sample, for averages and bound")
 
+SEEN = "a picture; of text a .txt (default: printed)"
 run = flag("run", type=path, metavar="RUN", help="a run folder, or one with its two model files")
 
 ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
@@ -218,25 +223,28 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         flag(
             "--label", metavar="K", help="draw this class, by its number or name, where the run was trained with labels"
         ),
+        flag("--token_temperature", type=float, help="of text: divides the logits, 0 is greedy (default: 1)"),
+        flag("--top_p", type=float, help="of text: share of the probability that counts (default: 1)"),
+        flag("--beam", type=int, help="of text: the best sentence that a beam of this width finds"),
         seed,
-        out("a picture, an .npz, or a folder of PNGs; a .csv or .npz for rows"),
+        maybe("a picture, an .npz, or a folder of PNGs; a .csv or .npz for rows; a .txt (default: printed) for text"),
     ],
-    "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images"), out("a picture")],
+    "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images, or sentences"), maybe(SEEN)],
     "interpolate": [
         run,
-        flag("ends", type=path, nargs="*", metavar="IMAGE", help="2 or 4 images (default: held-out ones of the run)"),
+        flag("ends", type=str, nargs="*", metavar="END", help="2 or 4 images, or sentences (default: held-out ones)"),
         data,
         split,
-        flag("--corners", type=int, choices=[2, 4], default=4, help="how many to take where none are named"),
-        flag("--steps", type=int, default=9, help="images from one end to the other"),
-        flag("--labels", metavar="K,K,...", help="of the images named, where the run was trained with labels"),
-        out("a picture"),
+        flag("--corners", type=int, choices=[2, 4], help="how many to take where none are named (4; of text 2)"),
+        flag("--steps", type=int, default=9, help="images, or sentences, from one end to the other"),
+        flag("--labels", metavar="K,K,...", help="of those named, where the run was trained with labels"),
+        maybe(SEEN),
     ],
     "encode": [run, data, split_of_all, out("an .npz")],
     "decode": [
         run,
         flag("codes", type=path, metavar="CODES", help="an .npz of fvae encode"),
-        out("a folder, an .npz or a picture; a .csv or .npz for rows"),
+        out("a folder, an .npz or a picture; a .csv or .npz for rows; a .txt for text"),
     ],
     "score": [run, data, split_of_all, samples, seed, out("a .csv")],
     "compare": [

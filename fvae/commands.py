@@ -21,19 +21,12 @@ from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
 from fvae.data import Samples, Shape, load_data
 from fvae.data.images import read_files
-from fvae.data.vectors import discrete, nameless, same_columns
+from fvae.data.vectors import discrete, same_columns
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
-from fvae.outputs import (
-    need_images_out,
-    need_picture,
-    need_rows_out,
-    read_codes,
-    write_arrays,
-    write_images,
-    write_rows,
-)
+from fvae.kinds import Images, Kind, Rows, Sentences, Writing, kind_of, vocabulary_of
+from fvae.outputs import need_picture, read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
 from fvae.runs import KEPT, VOCABULARY, check_same, read_metrics, run_data, write_config
@@ -77,7 +70,9 @@ def train(
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
     samples = load_data(data, "train")
-    test = load_data(data, "test", samples.shape, samples.vocabulary).numbered_as(samples.classes, f"--data {data.source}, held out")
+    test = load_data(data, "test", samples.shape, samples.vocabulary).numbered_as(
+        samples.classes, f"--data {data.source}, held out"
+    )
     torch.manual_seed(settings.seed)
     try:
         built = RECIPES[recipe](samples.shape, **model)
@@ -154,7 +149,8 @@ def data_of(
     run: Path, model: LatentModel, data: DataSettings, split: str | None, whole: bool = False
 ) -> tuple[Samples, str]:
     """The data to use a run on and what they are in words (see ``run_data``), having said what was left out."""
-    samples, what = run_data(run, data, split, model.shape, whole)
+    vocabulary = vocabulary_of(model, run) if len(model.shape) == 2 else None
+    samples, what = run_data(run, data, split, model.shape, whole, vocabulary)
     say_skipped(samples.skipped, len(samples))
     columns = model.config.get("columns", samples.columns)
     if not same_columns(columns, samples.columns):
@@ -181,15 +177,16 @@ def check_labels(model: LatentModel, samples: Samples, where: str, each: bool = 
         raise UserError(f"{where}: {text}")
 
 
-def columns_of(model: LatentModel) -> list[str]:
-    """The names of a model's columns, as far as they are known."""
-    return model.config.get("columns") or nameless(model.shape[0])
-
-
-def need_images(model: LatentModel, run: Path, command: str) -> None:
-    """Refuse to make pictures of rows; raises ``UserError``."""
-    if len(model.shape) != 3:
+def need_seen(model: LatentModel, run: Path, command: str, out: Path | None) -> Kind:
+    """The kind of data, of which ``command`` can show some; refuses rows, and names that don't fit."""
+    kind = kind_of(model, run)
+    if isinstance(kind, Rows):
         raise UserError(f"{command}: makes pictures; {run} was trained on rows of numbers: see fvae encode and decode")
+    if isinstance(kind, Images):
+        need_picture(out)
+    else:
+        kind.need_out(out)
+    return kind
 
 
 def at_least(flag: str, value: float, least: float) -> None:
@@ -241,60 +238,64 @@ def sample(
     temperature: float | None,
     temperatures: str | None,
     label: str | None,
+    token_temperature: float | None,
+    top_p: float | None,
+    beam: int | None,
     seed: int,
-    out: Path,
+    out: Path | None,
 ) -> None:
-    """Draw images: a grid, an .npz, a folder, or one labelled row a temperature; or rows of numbers: a .csv or .npz."""
+    """Draw images (a grid, an .npz, a folder, or one labelled row a temperature), rows of numbers, or sentences."""
     sweep = temperatures is not None
-    rows_out = out.suffix.lower() == ".csv"
-    if not rows_out:
-        need_images_out(out, folder=not sweep)
     model = load(run, device())
-    images = len(model.shape) == 3
-    if sweep and not images:
-        raise UserError(f"--temperatures: makes a row of images for each; {run} holds rows of numbers: --temperature")
-    if not images:
-        need_rows_out(out)
-    elif rows_out:
-        raise UserError(f"--out {out}: {run} holds images; expected a picture's name, an .npz or a folder's name")
-    if temperature is None:
-        temperature = 0.8 if images else 1.0
+    kind = kind_of(model, run)
+    if sweep and not isinstance(kind, Images):
+        raise UserError(f"--temperatures: makes a row of images for each; {run} holds {kind.noun}: --temperature")
+    kind.need_out(out, folder=not sweep)
+    how = writing(kind, token_temperature, top_p, beam)
     number = None if label is None else label_number(model, run, "--label", label)
+    temperature = kind.temperature if temperature is None else temperature
     try:
         values = [temperature] if temperatures is None else [float(part) for part in temperatures.split(",")]
     except ValueError:
         raise UserError(f"--temperatures: expected numbers with commas between them, found {temperatures}") from None
     for t in values:
         at_least("--temperatures" if sweep else "--temperature", t, 0)
-    n = n if n is not None else (10 if sweep else 64)
+    n = n if n is not None else kind.few if sweep else kind.many
     at_least("--n", n, 1)
     at_most_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     e = model.codes(n, generator)
     y = some_labels(model, n, generator)
     y = torch.full_like(y, number) if y is not None and number is not None else y
-    rows = [decoded(model, t * e, y) for t in values]
+    rows = [kind.decoded(t * e, y, writing=how, generator=generator) for t in values]
     labels = None if y is None else y.cpu().numpy()
-    if not images:
-        write_rows(rows[0], columns_of(model), out, labels, model.config.get("labels", ()))
-    elif not sweep:
-        write_images(rows[0], out, labels)
+    if not sweep or out is None:
+        kind.write(rows[0], out, labels)
     elif out.suffix.lower() == ".npz":
         arrays = {"images": np.stack(rows), "temperatures": np.array(values)}
         write_arrays(out, **arrays, **({} if labels is None else {"labels": labels}))
     else:
         save_picture(sheet(rows, [f"T = {t:g}" for t in values]), out)
-    print(out)
+    if out is not None:
+        print(out)
 
 
-@torch.no_grad()
-def decoded(model: LatentModel, e: torch.Tensor, y: torch.Tensor | None = None, batch_size: int = 64) -> np.ndarray:
-    """Codes (N, D), and labels where the model takes them, to 8-bit images (N, H, W, C) or rows (N, D) of float32."""
-    parts = []
-    for i in range(0, len(e), batch_size):
-        x = model.decode(e[i : i + batch_size], None if y is None else y[i : i + batch_size])
-        parts.append(x.float().cpu().numpy() if model.decoder.bits is None else to_uint8(x, model.decoder.bits))
-    return np.concatenate(parts)
+def writing(kind: Kind, temperature: float | None, top_p: float | None, beam: int | None) -> Writing:
+    """How sentences are written; refuses flags of text for other kinds, and values that can't be meant."""
+    flags = {"--token_temperature": temperature, "--top_p": top_p, "--beam": beam}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given and not isinstance(kind, Sentences):
+        raise UserError(f"{given[0]}: is for text; {kind.run} holds {kind.noun}")
+    if beam is not None:
+        if len(given) > 1:
+            raise UserError(f"{given[0]} and --beam: expected one of them; a beam draws nothing")
+        at_least("--beam", beam, 1)
+        return Writing(beam=beam)
+    found = Writing(1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p)
+    at_least("--token_temperature", found.temperature, 0)
+    if not 0 < found.top_p <= 1:
+        raise UserError(f"--top_p: expected a number above 0 and at most 1, found {found.top_p:g}")
+    return found
 
 
 @torch.no_grad()
@@ -305,15 +306,21 @@ def encoded(model: LatentModel, samples: Samples, batch_size: int = 64) -> tuple
     return torch.cat([e for e, _ in pairs]), torch.cat(labels) if labels else None
 
 
-def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: Path) -> None:
-    """Images and what the model makes of their codes, one row above the other."""
+def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: Path | None) -> None:
+    """Images, or sentences, and what the model makes of their codes."""
     at_least("--n", n, 1)
-    need_picture(out)
     model = load(run, device())
-    need_images(model, run, "reconstruct")
+    kind = need_seen(model, run, "reconstruct", out)
     samples, what = data_of(run, model, data, split)
     samples = samples.spread(n)
-    back = decoded(model, *encoded(model, samples))
+    back = kind.decoded(*encoded(model, samples))
+    if out is None or isinstance(kind, Sentences):
+        pairs = zip(samples.vocabulary.lines(samples.values), back, strict=True)
+        lines = np.array([line for pair in pairs for line in (*pair, "")][:-1], dtype=object)
+        kind.write(lines, out)
+        if out is not None:
+            print(f"{out}: {len(samples)} sentences of {what}, each above what the model makes of its code")
+        return
     bits = model.decoder.bits
     data_rows = to_uint8(torch.from_numpy(to_bins(samples.values, bits)), bits)
     rows, labels = [], []
@@ -327,24 +334,24 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
 
 def interpolate(
     run: Path,
-    ends: list[Path],
+    ends: list[str],
     data: DataSettings,
     split: str | None,
-    corners: int,
+    corners: int | None,
     steps: int,
-    out: Path,
+    out: Path | None,
     labels: str | None = None,
 ) -> None:
-    """The straight line between the codes of two images, or the square between those of four, decoded.
+    """The straight line between the codes of two images, or sentences, or the square between those of four, decoded.
 
     Of a model with labels the way leads from label to label too.
     """
     at_least("--steps", steps, 2)
-    need_picture(out)
     if ends and len(ends) not in (2, 4):
-        raise UserError(f"interpolate: expected 2 images (a row) or 4 (a square), found {len(ends)}")
+        raise UserError(f"interpolate: expected 2 images (a row) or 4 (a square), or sentences, found {len(ends)}")
     model = load(run, device())
-    need_images(model, run, "interpolate")
+    kind = need_seen(model, run, "interpolate", out)
+    corners = corners or (2 if isinstance(kind, Sentences) else 4)
     if labels is not None and not ends:
         raise UserError("--labels: are those of the images named; held-out images have their own")
     if ends:
@@ -352,13 +359,17 @@ def interpolate(
         if words is not None and len(words) != len(ends):
             raise UserError(f"--labels: expected one for each of {len(ends)} images, found {len(words)}")
         numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
-        samples = replace(read_files(ends, model.shape), labels=numbers)
+        if isinstance(kind, Sentences):
+            samples = Samples(kind.vocabulary.numbers(ends)[0], list(ends), vocabulary=kind.vocabulary)
+        else:
+            samples = read_files([Path(end) for end in ends], model.shape)
+        samples = replace(samples, labels=numbers)
         check_labels(model, samples, f"interpolate: {run} was trained with labels; --labels")
     else:
         samples, what = data_of(run, model, data, split)
         if len(samples) < corners:
-            text = f"expected {corners} images or more to go between, found {len(samples)} of {what}"
-            raise UserError(f"interpolate: {text}; name {corners} image files, or --split all")
+            text = f"expected {corners} {kind.noun} or more to go between, found {len(samples)} of {what}"
+            raise UserError(f"interpolate: {text}; name {corners} {kind.ends}, or --split all")
         samples = samples.spread(corners)
     e, y = encoded(model, samples)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]
@@ -368,8 +379,13 @@ def interpolate(
         return lines if len(lines) == 1 else [torch.lerp(lines[0], lines[1], t) for t in across]
 
     weights = [None] * steps if y is None else way(torch.nn.functional.one_hot(y, model.classes).to(e.dtype))
-    save_picture(sheet([decoded(model, *row) for row in zip(way(e), weights, strict=False)]), out)
-    print(out)
+    rows = [kind.decoded(*row) for row in zip(way(e), weights, strict=False)]
+    if isinstance(kind, Sentences) or out is None:
+        kind.write(np.concatenate(rows), out)
+    else:
+        save_picture(sheet(rows), out)
+    if out is not None:
+        print(out)
 
 
 def label_number(model: LatentModel, run: Path, flag: str, text: str) -> int:
@@ -398,16 +414,10 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
 
 def decode(run: Path, codes: Path, out: Path) -> None:
     """Codes from an .npz back to images or rows, by the labels beside them where the model takes labels."""
-    rows_out = out.suffix.lower() == ".csv"
-    if not rows_out:
-        need_images_out(out)
     e, labels = read_codes(codes)
     model = load(run, device())
-    images = len(model.shape) == 3
-    if not images:
-        need_rows_out(out)
-    elif rows_out:
-        raise UserError(f"--out {out}: {run} holds images; expected a picture's name, an .npz or a folder's name")
+    kind = kind_of(model, run)
+    kind.need_out(out)
     dims = math.prod(model.latent)
     if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
         raise UserError(f"{codes}: expected codes (N, {dims}) of floats for {run}, found {e.shape} of {e.dtype}")
@@ -419,13 +429,9 @@ def decode(run: Path, codes: Path, out: Path) -> None:
             raise UserError(f"{codes}: expected `labels` ({len(e)},), with which {run} was trained, found {found}")
         check_labels(model, Samples(e, [], labels), str(codes))
     y = torch.from_numpy(labels.astype(np.int64)).to(device()) if model.classes and labels is not None else None
-    back = decoded(model, torch.from_numpy(e.astype(np.float32)).to(device()), y)
-    known = labels if model.classes else None
-    if images:
-        write_images(back, out, known)
-    else:
-        write_rows(back, columns_of(model), out, known, model.config.get("labels", ()))
-    print(f"{out}: {len(e)} {'images' if images else 'rows'}")
+    back = kind.decoded(torch.from_numpy(e.astype(np.float32)).to(device()), y)
+    kind.write(back, out, labels if model.classes else None)
+    print(f"{out}: {len(e)} {kind.noun}")
 
 
 def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path) -> None:

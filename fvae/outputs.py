@@ -4,7 +4,7 @@ import csv
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from fvae.files import need_file, need_folder, write_bytes, write_text
 from fvae.pictures import PICTURES, save_picture, square, to_image
 
 
-def need_picture(out: Path) -> None:
+def need_picture(out: Path | None) -> None:
     """Refuse a name that is no picture's, before the work is done; raises ``UserError``."""
-    if out.suffix.lower() not in PICTURES:
+    if out is None or out.suffix.lower() not in PICTURES:
         raise UserError(f"--out {out}: expected a picture's name that ends in {', '.join(PICTURES)}")
     need_file("--out", out)
 
@@ -68,6 +68,18 @@ def write_rows(
     known = [[]] * len(rows) if labels is None else [[classes[k] if classes else k] for k in labels]
     writer.writerows([*map(str, row), *label] for row, label in zip(rows, known, strict=True))
     write_text(out, text.getvalue())
+
+
+def need_lines_out(out: Path) -> None:
+    """Refuse a name that ``write_lines`` can't use, before the work is done; raises ``UserError``."""
+    if out.suffix.lower() != ".txt":
+        raise UserError(f"--out {out}: expected a name that ends in .txt, for sentences")
+    need_file("--out", out)
+
+
+def write_lines(lines: Iterable[str], out: Path) -> None:
+    """A sentence a line."""
+    write_text(out, "".join(f"{line}\n" for line in lines))
 
 
 def write_arrays(out: Path, **arrays: np.ndarray) -> None:

@@ -41,7 +41,19 @@ from fvae.tokens import Tokens
 
 __all__ = [
     "RECIPES",
-    *["nice", "realnvp", "glow", "noisy_flow", "vae", "cvae", "bn_vae", "f_vae", "f_vae_reduced", "f_vae_general", "text_vae"],
+    *[
+        "nice",
+        "realnvp",
+        "glow",
+        "noisy_flow",
+        "vae",
+        "cvae",
+        "bn_vae",
+        "f_vae",
+        "f_vae_reduced",
+        "f_vae_general",
+        "text_vae",
+    ],
 ]
 
 
@@ -438,9 +450,11 @@ def text_vae(
         "one-sided": lambda: Normalised(encoder, latent, gamma),
         "two-sided": lambda: Scaler(encoder, latent, tau),
     }[posterior]()
-    flow = Flatten((latent,)) if prior == "normal" else glow_flow((latent,), 1, flow_depth, flow_width, "conv", "affine")
+    flow = (
+        Flatten((latent,)) if prior == "normal" else glow_flow((latent,), 1, flow_depth, flow_width, "conv", "affine")
+    )
     density = labelled(flow, latent, classes)
-    if classes and "sided" in posterior:
+    if isinstance(density, Chain) and "sided" in posterior:
         params = Relative(params, density.flows[1].params)
     if decoder == "lstm":
         net: nn.Module = LSTMDecoder(vocabulary, embedding, hidden, latent, dropout)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from fvae.data import Samples, Shape, load_data
+from fvae.data import Samples, Shape, Vocabulary, load_data
 from fvae.errors import UserError
 from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
@@ -102,7 +102,12 @@ def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings
 
 
 def run_data(
-    run: Path, given: DataSettings, split: str | None, shape: Shape, whole: bool = False
+    run: Path,
+    given: DataSettings,
+    split: str | None,
+    shape: Shape,
+    whole: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[Samples, str]:
     """The data to use a run on, as the model wants them, and what they are in words.
 
@@ -127,7 +132,7 @@ def run_data(
         "all": "whole",
         "unseen": "the test split if it has one, else whole",
     }
-    return load_data(data, part, shape), f"{data.source} ({names[part]})"
+    return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -95,9 +95,8 @@ class TrainSettings:
 
     def check(self) -> None:
         """Refuse values that can't be meant, by their flags; raises ``UserError``."""
-        above = ("steps", "minutes", "batch_size", "lr", "clip", "anneal_steps")
-        above += ("every", "test_images", "devices", "nodes")
-        for name in above:
+        above = "steps minutes batch_size lr clip anneal_steps every test_images devices nodes"
+        for name in above.split():
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--train.{name}: expected a number above 0, found {value}")

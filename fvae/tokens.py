@@ -1,6 +1,7 @@
 """The decoder of sentences: a language model that is told z, and the ways to write with it."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ class Tokens(nn.Module):
     with probability ``word_dropout`` (Bowman et al., 2016).
     """
 
+    net: Any
     bits = None
     noise = "none: the probability of the tokens"
 

@@ -20,7 +20,9 @@ def load_data(
     """
     text = holds_text(data.source)
     if shape and text != (len(shape) == 2):
-        expected, found = ("images or rows of numbers", "text") if text else ("text, a .txt or .txt.gz", "another source")
+        expected, found = (
+            ("images or rows of numbers", "text") if text else ("text, a .txt or .txt.gz", "another source")
+        )
         raise UserError(f"--data {data.source}: expected {expected} as the model has, found {found}")
     if text:
         return load_texts(data, part, vocabulary)

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Vocabulary:
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
         special = list(SPECIAL)
+        trainer: Any
         if kind == "bpe":
             tokenizer = Tokenizer(models.BPE())
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

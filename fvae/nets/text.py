@@ -6,6 +6,7 @@ same a token at a time, with the state that spares the tokens before: tensors wi
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,8 @@ class LSTMDecoder(nn.Module):
 class CausalBlock(nn.Module):
     """Attention to what came before, and two dense layers, each on a LayerNorm and added: (B, T, H) to itself."""
 
+    dense: Any
+
     def __init__(self, hidden: int, heads: int, dropout: float):
         super().__init__()
         self.heads = heads
@@ -103,10 +106,12 @@ class TransformerDecoder(nn.Module):
         for table in (self.embed, self.places):
             nn.init.normal_(table.weight, std=0.02)
         self.beside = nn.Linear(latent, hidden, bias=False)
-        self.blocks = nn.ModuleList(CausalBlock(hidden, heads, dropout) for _ in range(layers))
-        for block in self.blocks:  # so that the sum over layers has the size of one
-            for last in (block.out, block.dense[-1]):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
+        self.part = (2, heads, 0, hidden // heads)  # keys and values of a block, of no tokens yet
+        blocks = [CausalBlock(hidden, heads, dropout) for _ in range(layers)]
+        for block in blocks:  # so that the sum over layers has the size of one
+            for last in (block.out.weight, block.dense[-1].weight):
+                nn.init.normal_(last, std=0.02 / math.sqrt(2 * layers))
+        self.blocks = nn.ModuleList(blocks)
         self.norm, self.dropout = nn.LayerNorm(hidden), nn.Dropout(dropout)
         self.out = nn.Linear(hidden, vocabulary)
 
@@ -118,9 +123,7 @@ class TransformerDecoder(nn.Module):
         return self.norm(x)
 
     def begin(self, z: Tensor) -> State:
-        b, heads = len(z), self.blocks[0].heads
-        nothing = z.new_zeros(b, 2, heads, 0, self.norm.normalized_shape[0] // heads)
-        return z, *(nothing for _ in self.blocks)
+        return z, *(z.new_zeros(len(z), *self.part) for _ in self.blocks)
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         z, *past = state
