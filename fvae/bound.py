@@ -109,17 +109,27 @@ class LatentModel(nn.Module):
         thousands of times the variance. With ``sampled`` every term is that of the u at hand.
         """
         u = self.noise(len(x)) if u is None else u
+        return self.draws(x, y, [u], sampled)[0]
+
+    def draws(self, x: Tensor, y: Any, us: list[Tensor], sampled: bool = False) -> list[Terms]:
+        """``forward`` for several u, in one pass of a Gaussian posterior's network, which doesn't see them."""
         x, volume = self.scale(x)
         given = self.given(x, y)
-        if self.gaussian and not sampled:
-            mean, log_std = self.posterior.params(given)
-            z, logdet = colour(u, mean, log_std)
-            log_u = torch.full_like(logdet, -0.5 * u[0].numel() * (LOG_2PI + 1))
-            e, variance = self.prior(mean.expand_as(u), y)[0], torch.exp(2 * log_std)
-            log_z = log_normal(e) - 0.5 * total(variance.expand_as(u))
-            kl = 0.5 * (e.square() + (variance - 2 * log_std - 1).expand_as(u).flatten(1))
-            return Terms(log_u, logdet, self.decoder(x, z) + volume, log_z, kl)
-        z, logdet = self.posterior(u, given)
+        if not isinstance(self.posterior, Colour):
+            return [self.terms(x, y, volume, u, *self.posterior(u, given)) for u in us]
+        mean, log_std = (a.expand_as(us[0]) for a in self.posterior.params(given))
+        found = [self.terms(x, y, volume, u, *colour(u, mean, log_std)) for u in us]
+        if not self.gaussian:
+            return found
+        e = self.prior(mean, y)[0]
+        kl = 0.5 * (e.square() + (torch.exp(2 * log_std) - 2 * log_std - 1).flatten(1))
+        if sampled:
+            return [t._replace(kl=kl) for t in found]
+        log_u = torch.full_like(found[0].log_u, -0.5 * e[0].numel() * (LOG_2PI + 1))
+        return [t._replace(log_u=log_u, log_z=log_u - t.logdet - total(kl), kl=kl) for t in found]
+
+    def terms(self, x: Tensor, y: Any, volume: Tensor | float, u: Tensor, z: Tensor, logdet: Tensor) -> Terms:
+        """The four terms of one path, u to z to e."""
         e, logdet_prior = self.prior(z, y)
         return Terms(log_normal(u), logdet, self.decoder(x, z) + volume, log_normal(e) + logdet_prior)
 

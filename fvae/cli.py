@@ -200,7 +200,9 @@ SPLITS = ["train", "test", "all"]
 split = flag("--split", choices=SPLITS, help="default: the held-out part; all of another source without splits")
 split_of_all = flag("--split", choices=SPLITS, help="default: all of --data; without it, the run's held-out part")
 seed = flag("--seed", type=int, default=0, help="seed of the noise")
-samples = flag("--samples", type=int, default=1, metavar="K", help="draws of u a sample, for averages and bound")
+samples = flag(
+    "--samples", type=int, metavar="K", help="draws of u a sample, for averages and bound (default: 1; of text 500)"
+)
 
 SEEN = "a picture; of text a .txt (default: printed)"
 run = flag("run", type=path, metavar="RUN", help="a run folder, or one with its two model files")

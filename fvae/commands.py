@@ -25,7 +25,8 @@ from fvae.data.vectors import discrete, same_columns
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
-from fvae.kinds import Images, Kind, Rows, Sentences, Writing, kind_of, vocabulary_of
+from fvae.information import ACTIVE, information, known
+from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, vocabulary_of
 from fvae.outputs import need_picture, read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
@@ -202,18 +203,27 @@ def at_most_seed(seed: int) -> None:
 
 
 def evaluate(
-    run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path | None
+    run: Path, data: DataSettings, split: str | None, samples: int | None, seed: int, out: Path | None
 ) -> dict[str, Any]:
-    """Print the bound on -log p(x) of a run's held-out data, or of others, and maybe write it as JSON."""
+    """Print the bound on -log p(x) of a run's held-out data, or of others, and maybe write it as JSON.
+
+    Of text also the perplexity, and of Gaussian posteriors of flat latents what they say of the data.
+    """
+    model = load(run, device())
+    kind = KINDS[len(model.shape)]
+    samples = kind.draws if samples is None else samples
     at_least("--samples", samples, 1)
     at_most_seed(seed)
     if out:
         need_file("--json", out)
-    model = load(run, device())
     data_, what = data_of(run, model, data, split)
     told = unit(model)
     found = summary(model, bounds(model, data_, samples, seed), samples)
     found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
+    if data_.vocabulary:
+        found |= perplexity(data_, found)
+    if known(model):
+        found |= information(model, data_, seed)._asdict()
     found["skipped"] = data_.skipped
     if out:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
@@ -227,8 +237,21 @@ def evaluate(
         print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} samples")
     parts = f"= rate {found['rate']:.2f} + distortion {found['distortion']:.2f}"
     print(f"nats        {found['nats']:.2f} an image {parts}" if told.key != "nats" else f"            {parts}")
+    if data_.vocabulary:
+        print(f"perplexity  {found['perplexity']:.2f}  a token, of {found['tokens']:,}, ends of sentences counted")
+    if known(model):
+        print(f"latent      {found['mutual']:.2f} nats of mutual information, of {math.log(len(data_)):.2f} at most")
+        print(f"            {found['active']} of {found['units']} units active (variance of the mean above {ACTIVE})")
+        print(f"            {found['gap']:.2f} nats more with the latent of another sample")
     print(f"noise       {found['noise']}")
     return found
+
+
+def perplexity(data: Samples, found: dict[str, Any]) -> dict[str, Any]:
+    """exp(nats / tokens) of all text together, by the best bound there is."""
+    tokens = int(np.count_nonzero(data.values))
+    nats = found.get("tighter_nats", found["nats"]) * len(data)
+    return {"tokens": tokens, "perplexity": math.exp(nats / tokens)}
 
 
 @torch.no_grad()
@@ -434,14 +457,15 @@ def decode(run: Path, codes: Path, out: Path) -> None:
     print(f"{out}: {len(e)} {kind.noun}")
 
 
-def score(run: Path, data: DataSettings, split: str | None, samples: int, seed: int, out: Path) -> None:
+def score(run: Path, data: DataSettings, split: str | None, samples: int | None, seed: int, out: Path) -> None:
     """One bound a sample: CSV of name, nats and, of images, bits/dim, of the K-sample bound for K > 1."""
-    at_least("--samples", samples, 1)
     at_most_seed(seed)
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out}: expected a name that ends in .csv")
     need_file("--out", out)
     model = load(run, device())
+    samples = KINDS[len(model.shape)].draws if samples is None else samples
+    at_least("--samples", samples, 1)
     data_, what = data_of(run, model, data, split, whole=True)
     found = bounds(model, data_, samples, seed)
     nats, told = found.tighter if samples > 1 else found.loss, unit(model)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fvae.atoms import total
 from fvae.bound import LatentModel, bits_per_dim, importance_bound
 from fvae.data.samples import Samples
 from fvae.flows import Exact
@@ -65,11 +66,12 @@ def bounds(model: LatentModel, data: Samples, samples: int = 1, seed: int = 0, b
     rows: list[Tensor] = []
     for x, y in batches(model, data, batch_size):
         noise = [model.noise(len(x), generator) for _ in range(samples)]
-        draws = [model(x, y, u) for u in noise]
-        weights = [model(x, y, u, sampled=True) for u in noise] if model.gaussian else draws
-        rate = torch.stack([t.rate.cpu().double() for t in draws]).mean(0)
-        distortion = torch.stack([t.distortion.cpu().double() for t in draws]).mean(0)
-        rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(weights)]))
+        draws = model.draws(x, y, noise, sampled=True)
+        rates = [t.rate if t.kl is None else total(t.kl) for t in draws]
+        rate, distortion = (
+            torch.stack([a.cpu().double() for a in parts]).mean(0) for parts in (rates, [t.distortion for t in draws])
+        )
+        rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(draws)]))
     return Bounds(*torch.cat(rows, 1).numpy())
 
 
@@ -87,7 +89,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
-        "images" if len(model.shape) == 3 else "rows": len(found.loss),
+        {1: "rows", 2: "sentences", 3: "images"}[len(model.shape)]: len(found.loss),
         "dimensions": math.prod(model.shape),
         "bits": model.decoder.bits,
         "samples": samples,

@@ -6,7 +6,6 @@ For models whose posterior is Gaussian given x, p(z|x) = N(mean(x), std(x)^2). A
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,24 +36,23 @@ def known(model: LatentModel) -> bool:
 def information(model: LatentModel, data: Samples, seed: int = 0, batch_size: int = 64) -> Information:
     """What z says of x, over the N samples of ``data``.
 
-    - ``mutual``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most log N (Hoffman &
-      Johnson, 2016; Dieng et al., 2019);
-    - ``active``: the units whose posterior mean has a variance over x above 0.01 (Burda et al., 2016). A batch-normalised
-      mean always has;
+    - ``mutual``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most log N (Hoffman
+      and Johnson, 2016);
+    - ``active``: the units whose posterior mean has a variance over x above 0.01 (Burda et al., 2016), as a
+      batch-normalised one always has;
     - ``gap``: the distortion with the z of another sample (the next one's) less that with its own: what the decoder
       gains by listening.
     """
     generator = torch.Generator().manual_seed(seed)
-    means, log_stds, zs = [], [], []
+    kept: list[list[Tensor]] = []
     gap = 0.0
     for x, y in batches(model, data, batch_size):
         mean, log_std = model.posterior.params(model.given(model.scale(x)[0], y))
         u = model.noise(len(x), generator)
         z = colour(u, mean, log_std)[0]
         gap += float((model.decoder(x, z) - model.decoder(x, z.roll(1, 0))).sum())
-        for kept, value in ((means, mean), (log_stds, log_std.expand_as(mean)), (zs, z)):
-            kept.append(value.double().cpu())
-    mean, log_std, z = torch.cat(means), torch.cat(log_stds), torch.cat(zs)
+        kept.append([a.double().cpu() for a in (mean, log_std.expand_as(mean), z)])
+    mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
     own = log_density(z, mean, log_std)
     mixed = torch.cat([torch.logsumexp(log_density(row[None], mean, log_std), 0, keepdim=True) for row in z])
     mutual = float((own - mixed).mean()) + math.log(len(z))
@@ -65,8 +63,3 @@ def information(model: LatentModel, data: Samples, seed: int = 0, batch_size: in
 def log_density(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(z; mean, std^2), summed over dimensions."""
     return -0.5 * (((z - mean) * torch.exp(-log_std)).square() + 2 * log_std + LOG_2PI).sum(-1)
-
-
-def tokens(data: Samples) -> int:
-    """The tokens of text that a model predicts: words (or what they are cut into) and the end of each sentence."""
-    return int(np.count_nonzero(data.values))

@@ -34,6 +34,7 @@ class Kind:
     ends: str  # what is named to go between
     temperature = 1.0  # of the codes that samples are drawn from
     many, few = 64, 10  # samples, where nobody says how many; in a row of a sweep
+    draws = 1  # of u, for the bound, where nobody says how many
 
     def __init__(self, model: LatentModel, run: Path):
         self.model, self.run = model, run
@@ -98,7 +99,7 @@ class Rows(Kind):
 class Sentences(Kind):
     """(N,) text; printed where no file is named."""
 
-    noun, ends, many = "sentences", "sentences", 10
+    noun, ends, many, draws = "sentences", "sentences", 10, 500
 
     def __init__(self, model: LatentModel, run: Path):
         super().__init__(model, run)
