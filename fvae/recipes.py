@@ -443,6 +443,10 @@ def text_vae(
         word_dropout: share of the tokens that the decoder is not shown in training
     """
     longest, vocabulary = shape
+    if decoder == "transformer" and hidden % heads:
+        raise UserError(f"hidden must be a multiple of heads, {heads}; found {hidden}")
+    if prior == "flow" and latent == 1:
+        raise UserError("prior flow needs latent 2 or more; found 1")
     encoder = LSTMEncoder(vocabulary, embedding, hidden, latent if posterior == "fixed" else 2 * latent)
     params: nn.Module = {
         "gaussian": lambda: Split(encoder, bound=6.0),

@@ -33,7 +33,8 @@ SETTINGS = {
     "classes": "labels that the prior knows, each with its mean; 0 for none",
     "bits": "bits a channel of a pixel, 1 to 8; vectors have none",
 }
-AT_LEAST_0 = ("blocks", "hidden", "classes", "sigma_2_least", "dropout", "word_dropout")
+AT_LEAST_0 = ("blocks", "hidden", "classes", "sigma_2_least")
+SHARES = ("dropout", "word_dropout")
 
 
 def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
@@ -86,6 +87,9 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
             raise UserError(f"{name}: bits must be from 1 to 8; found {value}")
         elif key == "tau" and not 0 < value < 1:
             raise UserError(f"{name}: tau must be between 0 and 1, both excluded; found {value:g}")
+        elif key in SHARES:
+            if not 0 <= value < 1:
+                raise UserError(f"{name}: {key} must be 0 or more and below 1; found {value:g}")
         elif key in AT_LEAST_0:
             if not 0 <= value < math.inf:
                 raise UserError(f"{name}: {key} must be 0 or more; found {value}")

@@ -54,8 +54,8 @@ class Tokens(nn.Module):
         going = torch.ones(len(z), dtype=torch.bool, device=z.device)
         state, written = self.net.begin(z), []
         for _ in range(self.longest):
-            logits, state = self.next(token, state)
-            token = choose(logits, temperature, top_p, generator)
+            log_p, state = self.next(token, state)
+            token = choose(log_p, temperature, top_p, generator)
             token = torch.where(going, token, PAD)
             written.append(token)
             going = going & (token != EOS)
@@ -74,8 +74,8 @@ class Tokens(nn.Module):
         going = torch.ones(b, width, dtype=torch.bool, device=z.device)
         written = torch.zeros(b, width, 0, dtype=torch.long, device=z.device)
         for _ in range(self.longest):
-            logits, state = self.next(token, state)
-            log_p = torch.log_softmax(logits, -1).view(b, width, -1)
+            log_p, state = self.next(token, state)
+            log_p = log_p.view(b, width, -1)
             ended = torch.full_like(log_p, -math.inf)
             ended[..., PAD] = 0.0
             log_p = torch.where(going[..., None], log_p, ended)
@@ -90,11 +90,11 @@ class Tokens(nn.Module):
         return written[:, 0]
 
     def next(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """The logits of what comes next; what can't be written, padding and the beginning, has none."""
+        """log-probabilities (B, V) of what comes next; padding and the beginning can't be written."""
         h, state = self.net.step(token, state)
-        logits = self.net.out(h)
-        logits[:, [PAD, BOS]] = -math.inf
-        return logits, state
+        log_p = torch.log_softmax(self.net.out(h), -1)
+        log_p[:, [PAD, BOS]] = -math.inf
+        return log_p, state
 
 
 def log_probability(h: Tensor, weight: Tensor, bias: Tensor, token: Tensor) -> Tensor:
@@ -104,11 +104,11 @@ def log_probability(h: Tensor, weight: Tensor, bias: Tensor, token: Tensor) -> T
     return -F.cross_entropy(logits, token, reduction="none")
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
+def choose(log_p: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
     """A token each: (B, V) -> (B,)."""
     if temperature == 0:
-        return logits.argmax(-1)
-    p, order = torch.softmax(logits / temperature, -1).sort(-1, descending=True)
+        return log_p.argmax(-1)
+    p, order = torch.softmax(log_p / temperature, -1).sort(-1, descending=True)
     p = p * (p.cumsum(-1) - p < top_p)  # the first always stays
     drawn = torch.rand(len(p), 1, generator=generator).to(p.device) * p.sum(-1, keepdim=True)
     place = torch.searchsorted(p.cumsum(-1), drawn.to(p.dtype)).clamp(max=p.shape[-1] - 1)

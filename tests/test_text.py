@@ -1,0 +1,355 @@
+"""Sentences: the language models, text_vae in all its forms, and what a latent says."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import perturb
+from torch import Tensor, nn
+
+from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
+from fvae.data.samples import Samples
+from fvae.errors import UserError
+from fvae.evaluate import bounds
+from fvae.information import information
+from fvae.nets.text import BOS, EOS, PAD, UNK
+from fvae.recipes import text_vae
+from fvae.settings import TrainSettings
+from fvae.tokens import choose
+from fvae.train import parameter_groups, weight
+
+SHAPE = (9, 12)  # eight tokens and the end, of twelve
+SMALL = {"latent": 4, "embedding": 8, "hidden": 16, "layers": 2, "heads": 2, "flow_depth": 2, "flow_width": 8}
+SMALL |= {"dropout": 0.0}
+TABLE = {
+    "gaussian": {"posterior": "gaussian"},
+    "fixed": {"posterior": "fixed"},
+    "one-sided, classes": {"posterior": "one-sided", "classes": 3},
+    "two-sided": {},
+    "two-sided, flow": {"prior": "flow"},
+    "gaussian, flow, classes": {"posterior": "gaussian", "prior": "flow", "classes": 2},
+    "transformer": {"decoder": "transformer"},
+    "transformer, gaussian, classes": {"decoder": "transformer", "posterior": "gaussian", "classes": 3},
+}
+every = pytest.mark.parametrize("extra", TABLE.values(), ids=TABLE.keys())
+decoders = pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+
+
+def made(amount: float = 0.0, **extra) -> LatentModel:
+    model = text_vae(SHAPE, **(SMALL | extra))
+    return perturb(model, amount) if amount else model
+
+
+def sentences(n: int = 6, longest: int = SHAPE[0] - 1) -> Tensor:
+    """Each begins anywhere and counts on, of any length, the first empty: (n, T)."""
+    words = SHAPE[1] - UNK
+    lengths = torch.randint(1, longest + 1, (n,))
+    lengths[0] = 0
+    x = (torch.randint(words, (n, 1)) + torch.arange(longest + 1)) % words + UNK
+    places = torch.arange(longest + 1)
+    x = torch.where(places < lengths[:, None], x, PAD)
+    return x.scatter(1, lengths[:, None], EOS)
+
+
+def each(terms: Terms) -> Tensor:
+    """The loss of each sample, (B,)."""
+    return terms.distortion + terms.rate
+
+
+@every
+def test_forty_steps_lower_the_loss(extra):
+    """By a fifth at least, in training and, with the batch's statistics, in evaluation."""
+    model = made(**extra)
+    x, y = sentences(32), some_labels(model, 32)
+    fit_actnorms(model, x, y)
+    before = model(x, y).loss().item()
+    optimiser = torch.optim.Adam(parameter_groups(model, 1e-2, 0.0))
+    for _ in range(40):
+        optimiser.zero_grad()
+        model(x, y).loss().backward()
+        optimiser.step()
+    fit_statistics(model, [(x, y)])
+    for train in (True, False):
+        assert model.train(train)(x, y).loss().item() < 0.8 * before
+
+
+@every
+def test_every_parameter_has_a_gradient(extra):
+    model = made(0.1, **extra)
+    x = sentences(8)
+    model(x, some_labels(model, 8)).loss().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
+
+
+@every
+def test_the_bound_is_the_mean_of_its_samples(extra, float64):
+    """A rate in closed form is the mean of the sampled ones, and its parts by dimension add up to it."""
+    model = made(0.1, **extra).eval()
+    x, y = sentences(3), some_labels(model, 3)
+    terms = model(x, y, model.noise(3))
+    assert (terms.kl is not None) == (extra.get("prior") != "flow")
+    if terms.kl is None:
+        return
+    torch.testing.assert_close(terms.kl.sum(1), terms.rate, rtol=1e-10, atol=1e-10)
+    draws = torch.stack([t.rate for t in model.draws(x, y, [model.noise(3) for _ in range(4000)], sampled=True)])
+    assert ((draws.mean(0) - terms.rate).abs() < 5 * draws.std(0) / math.sqrt(4000)).all()
+
+
+@every
+def test_padding_and_neighbours_change_nothing(extra, float64):
+    """A sentence alone, among others, or with more padding has the same terms."""
+    model = made(0.1, **extra).eval()
+    x, y = sentences(5), some_labels(model, 5)
+    u = model.noise(5)
+    together = each(model(x, y, u))
+    for i, row in enumerate(x):
+        alone = row[row != PAD][None]
+        label = None if y is None else y[i : i + 1]
+        torch.testing.assert_close(each(model(alone, label, u[i : i + 1])), together[i : i + 1], rtol=1e-9, atol=1e-9)
+
+
+def by_steps(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    """log q(x|z) token by token, with the state that sampling keeps."""
+    net = model.decoder.net
+    token, state, found = torch.full((len(x),), BOS), net.begin(z), 0.0
+    for column in x.T:
+        h, state = net.step(token, state)
+        log_p = torch.log_softmax(net.out(h), -1)
+        found = found + torch.where(column == PAD, 0.0, log_p.gather(1, column[:, None])[:, 0])
+        token = column
+    return found
+
+
+@decoders
+@torch.no_grad()
+def test_the_kept_state_says_what_the_whole_sentence_does(decoder, float64):
+    model = made(0.3, decoder=decoder).eval()
+    x, z = sentences(7), torch.randn(7, 4)
+    torch.testing.assert_close(by_steps(model, x, z), model.decoder(x, z), rtol=1e-10, atol=1e-10)
+
+
+@decoders
+@torch.no_grad()
+def test_a_token_depends_on_those_before_it_alone(decoder, float64):
+    """What comes later changes no probability before it; what came before, and z, do."""
+    model = made(0.3, decoder=decoder).eval()
+    z = torch.randn(1, 4)
+    x = torch.tensor([[5, 6, 7, 8, EOS]])
+    other = torch.tensor([[5, 6, 9, 8, EOS]])
+    h, changed = (model.decoder.net(F.pad(a[:, :-1], (1, 0), value=BOS), z) for a in (x, other))
+    assert torch.equal(h[:, :3], changed[:, :3]) and not torch.isclose(h[:, 3:], changed[:, 3:]).all(-1).any()
+    assert not torch.isclose(model.decoder.net(x, z + 1), model.decoder.net(x, z)).all(-1).any()
+
+
+@decoders
+@torch.no_grad()
+def test_sentences_and_those_that_go_on_have_probability_one(decoder, float64):
+    """Of all sentences of up to three tokens, and all beginnings of three, over all tokens of a small vocabulary."""
+    model = perturb(text_vae((4, 6), **(SMALL | {"decoder": decoder})), 0.3).eval()
+    z = torch.randn(1, 4)
+    total = 0.0
+    for n in range(4):
+        for tokens in itertools.product([BOS, UNK, 4, 5], repeat=n):  # not the end, and not padding, which hides
+            x = torch.tensor([[*tokens, EOS]])
+            log_p = model.decoder(x, z)
+            h = model.decoder.net(F.pad(x[:, :-1], (1, 0), value=BOS), z)
+            stop = torch.log_softmax(model.decoder.net.out(h[:, -1]), -1)[0]
+            padded = stop[PAD].exp() * torch.exp(log_p - stop[EOS])
+            total += (log_p.exp() if n < 3 else torch.exp(log_p - stop[EOS])) + (padded if n < 3 else 0.0)
+    assert float(total) == pytest.approx(1, abs=1e-10)
+
+
+@decoders
+@torch.no_grad()
+def test_greedy_is_cold_narrow_and_a_beam_of_one(decoder):
+    """Temperature 0, the least top_p and a beam of width 1 write the same; so does ``mean``."""
+    model = made(0.5, decoder=decoder).eval()
+    z = torch.randn(5, 4)
+    greedy = model.decoder.draw(z, 0.0)
+    assert greedy.shape[0] == 5 and greedy.shape[1] <= SHAPE[0]
+    for other in (model.decoder.draw(z, 1.0, 1e-9), model.decoder.beam(z, 1), model.decoder.mean(z)):
+        assert torch.equal(other, greedy)
+    ends = (greedy == EOS).int().cumsum(1)
+    assert not ((greedy == BOS) | ((greedy == PAD) & (ends == 0))).any()  # nothing that can't be written
+    assert (greedy[ends - (greedy == EOS).int() > 0] == PAD).all()  # nothing after the end
+
+
+@decoders
+@torch.no_grad()
+def test_a_wide_beam_finds_the_most_probable_sentence(decoder, float64):
+    """As wide as all there is, it finds the best of all sentences of up to two tokens, cut ones included."""
+    model = perturb(text_vae((3, 6), **(SMALL | {"decoder": decoder})), 0.5).eval()
+    z = torch.randn(4, 4)
+    found = model.decoder.beam(z, 64)
+    for row, code in zip(found, z, strict=True):
+        best, score = None, -math.inf
+        for n in range(4):
+            for tokens in itertools.product([UNK, 4, 5], repeat=n):
+                x = torch.tensor([[*tokens, EOS][:3]])
+                value = by_steps(model, x, code[None]).item()
+                if value > score:
+                    best, score = x[0], value
+        assert torch.equal(row[row != PAD], best)
+
+
+def test_tokens_are_drawn_by_their_probability():
+    """At a temperature, and of the most probable ones that have top_p together."""
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(20_000, 4)
+    generator = torch.Generator().manual_seed(0)
+    for temperature, top_p, expected in (
+        (1.0, 1.0, [0.5, 0.3, 0.15, 0.05]),
+        (1.0, 0.6, [0.625, 0.375, 0, 0]),
+        (1.0, 0.5, [1, 0, 0, 0]),
+        (0.5, 1.0, [0.25 / 0.365, 0.09 / 0.365, 0.0225 / 0.365, 0.0025 / 0.365]),
+    ):
+        found = choose(logits, temperature, top_p, generator).bincount(minlength=4) / len(logits)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), rtol=0, atol=0.02)
+
+
+def test_word_dropout_hides_what_came_before():
+    """In training alone; where all is hidden, only how many came before can matter."""
+    model = made(0.3, word_dropout=0.999999)
+    x, z = sentences(6), torch.randn(6, 4)
+    other = torch.where(x > UNK, 4, x)
+    h = {}
+    for train in (True, False):
+        model.train(train)
+        seen = []
+        model.decoder.net.register_forward_pre_hook(lambda net, args, seen=seen: seen.append(args[0]))
+        for a in (x, other):
+            model.decoder(a, z)
+        h[train] = seen[:2]
+    assert torch.equal(*h[True]) and not torch.equal(*h[False])
+    assert (h[True][0][:, 0] == BOS).all()  # the beginning is never hidden
+
+
+@pytest.mark.parametrize("settings", [{"posterior": "fixed", "std": 0.4}, {"posterior": "one-sided", "gamma": 0.7}, {}])
+def test_the_rate_has_its_floor(settings):
+    """At step 0 and after training on the rate alone: d/2 (s^2 - 1 - log s^2), d/2 gamma^2, -d/2 log(1 - tau)."""
+    d = SMALL["latent"]
+    floor = {
+        "fixed": d / 2 * (0.4**2 - 1 - math.log(0.4**2)),
+        "one-sided": d / 2 * 0.7**2,
+        "two-sided": -d / 2 * math.log(0.5),
+    }[settings.get("posterior", "two-sided")]
+    model = made(**settings)
+    x = sentences(64)
+    optimiser = torch.optim.Adam(model.parameters(), 3e-2)
+    rates = []
+    for _ in range(160):
+        rate = model(x).rate.mean()
+        optimiser.zero_grad()
+        rate.backward()
+        optimiser.step()
+        rates.append(rate.item())
+    assert min(rates) >= floor - 1e-4 and rates[-1] < floor + 0.5
+    free = made(posterior="gaussian")
+    assert free(x).rate.mean() < floor  # which nothing keeps up
+
+
+def test_free_nats_are_free():
+    """max(rate, free) and sum_j max(kl_j, free_each), with no gradient below; and beta's weight."""
+    kl = torch.tensor([[0.1, 2.0], [0.3, 4.0]], requires_grad=True)
+    zero = torch.zeros(2)
+    terms = Terms(kl.sum(1), zero, torch.tensor([-1.0, -3.0]), zero, kl)
+    assert terms.loss().item() == pytest.approx(2 + 3.2)
+    assert terms.loss(beta=0.5).item() == pytest.approx(2 + 1.6)
+    assert terms.loss(free=5.0).item() == pytest.approx(2 + 5) and terms.loss(free=3.0).item() == pytest.approx(5.2)
+    assert terms.loss(free_each=0.5).item() == pytest.approx(2 + 0.5 + 3)
+    slope = torch.autograd.grad(terms.loss(free_each=0.5), kl)[0]
+    assert torch.equal(slope, torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
+    assert not torch.autograd.grad(terms.loss(free=5.0), kl)[0].any()
+    with pytest.raises(ValueError, match="free_each: expected a Gaussian posterior and prior"):
+        terms._replace(kl=None).loss(free_each=0.5)
+
+
+def test_the_rates_weight_rises():
+    """Once, or in cycles of twice the steps, of which half are at 1."""
+    line = TrainSettings(anneal="linear", anneal_steps=10)
+    assert [weight(line, t) for t in (0, 5, 10, 25)] == [0, 0.5, 1, 1]
+    cycles = TrainSettings(anneal="cyclical", anneal_steps=10)
+    assert [weight(cycles, t) for t in (0, 5, 10, 19, 20, 25, 30)] == [0, 0.5, 1, 1, 0, 0.5, 1]
+    assert weight(TrainSettings(), 0) == 1
+
+
+class Told(nn.Module):
+    """mean(x) = the first token, log_std fixed; a posterior whose information is known."""
+
+    def __init__(self, apart: float):
+        super().__init__()
+        self.apart = nn.Parameter(torch.tensor(apart))
+
+    def forward(self, x):
+        mean = self.apart * x[:, :1].to(self.apart.dtype).expand(-1, 4)
+        return mean, torch.zeros(())
+
+
+def words(x: Tensor) -> Samples:
+    return Samples(x.int().numpy(), [""] * len(x))
+
+
+def test_information_is_none_or_all():
+    """0 where the posterior does not depend on x, log N where posteriors don't touch, and what two halves share."""
+    model = made(0.3).eval()
+    first = torch.arange(40) % 2 + 4
+    x = torch.stack([first, torch.full((40,), EOS)], 1)
+    model.posterior.params = Told(0.0)
+    assert information(model, words(x)).mutual == pytest.approx(0, abs=1e-5)
+    model.posterior.params = Told(100.0)
+    found = information(model, words(x), batch_size=7)
+    assert found.mutual == pytest.approx(math.log(2), abs=1e-5) and (found.active, found.units) == (4, 4)
+
+
+def test_a_trained_decoder_listens():
+    """After 150 steps the latent of another sentence costs nats, as the rate and the mutual information say."""
+    model, x = made(posterior="one-sided", gamma=1.0), sentences(64)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        model(x).loss().backward()
+        optimiser.step()
+    fit_statistics(model, [(x, None)])
+    found = information(model.eval(), words(x))
+    assert found.gap > 1 and 0.5 < found.mutual <= math.log(64)
+
+
+def test_a_decoder_that_does_not_listen_has_no_gap():
+    model = made(0.3).eval()
+    for name, p in model.decoder.net.named_parameters():
+        if name == "start.weight":
+            p.data.zero_()
+        if name == "lstm.weight_ih_l0":
+            p.data[:, SMALL["embedding"] :] = 0
+    assert information(model, words(sentences(30))).gap == pytest.approx(0, abs=1e-5)
+
+
+def test_the_importance_bound_is_below_and_falls():
+    """In the mean over sentences, within noise: 1 draw, 8, 64."""
+    model = made(0.3, posterior="gaussian").eval()
+    data = words(sentences(40))
+    one, few, many = (bounds(model, data, samples=k) for k in (1, 8, 64))
+    assert many.tighter.mean() < few.tighter.mean() < one.loss.mean() + 0.2
+    assert many.loss.mean() > many.tighter.mean()
+
+
+def test_settings_that_do_not_fit_are_refused():
+    for shape, settings, message in (
+        ((1, 8, 8), {}, r"text_vae: is for text, shape \(longest, vocabulary\); found shape \(1, 8, 8\)"),
+        ((8,), {}, r"text_vae: is for text"),
+        ((9, 0), {}, r"text_vae: is for text"),
+        (SHAPE, {"decoder": "gru"}, "text_vae: decoder must be one of lstm, transformer; found 'gru'"),
+        (SHAPE, {"posterior": "none"}, "text_vae: posterior must be one of"),
+        (SHAPE, {"dropout": 1.0}, "text_vae: dropout must be 0 or more and below 1; found 1"),
+        (SHAPE, {"word_dropout": -0.1}, "text_vae: word_dropout must be 0 or more and below 1; found -0.1"),
+        (
+            SHAPE,
+            {"decoder": "transformer", "hidden": 10, "heads": 4},
+            "text_vae: hidden must be a multiple of heads, 4",
+        ),
+        (SHAPE, {"latent": 1, "prior": "flow"}, "text_vae: prior flow needs latent 2 or more; found 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            text_vae(shape, **settings)
