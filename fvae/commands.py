@@ -21,6 +21,7 @@ from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
 from fvae.data import Samples, Shape, load_data
 from fvae.data.images import read_files
+from fvae.data.texts import END, UNKNOWN
 from fvae.data.vectors import discrete, same_columns
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
@@ -153,6 +154,8 @@ def data_of(
     vocabulary = vocabulary_of(model, run) if len(model.shape) == 2 else None
     samples, what = run_data(run, data, split, model.shape, whole, vocabulary)
     say_skipped(samples.skipped, len(samples))
+    if vocabulary:
+        say_unknown(samples, what)
     columns = model.config.get("columns", samples.columns)
     if not same_columns(columns, samples.columns):
         pairs = zip(columns, samples.columns, strict=True)
@@ -162,6 +165,14 @@ def data_of(
     samples = samples.numbered_as(model.config.get("labels", []), where)
     check_labels(model, samples, where)
     return samples, what
+
+
+def say_unknown(samples: Samples, what: str) -> None:
+    """Warn of text of which more than a fifth is unknown to the vocabulary."""
+    unknown, tokens = int((samples.values == UNKNOWN).sum()), int((samples.values > END).sum())
+    if unknown > 0.2 * tokens:
+        said = f"{unknown:,} of {tokens:,} tokens ({unknown / tokens:.0%}) of {what} are unknown to the run's tokeniser"
+        print(f"warning: {said.replace('%)', ' %)')}", file=sys.stderr)
 
 
 def check_labels(model: LatentModel, samples: Samples, where: str, each: bool = False) -> None:

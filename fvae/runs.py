@@ -124,7 +124,7 @@ def run_data(
     if not data.source:
         raise UserError(f"--data: {run} has no config.yaml to say what it was trained on; name a source")
     foreign = own is None or data.source != own.source
-    data = replace(data, split=given.split) if foreign else data
+    data = replace(data, split=given.split, labels=given.labels) if foreign else data
     part = split or ("all" if whole and given.source else "unseen" if foreign else "test")
     names = {
         "test": "held out",

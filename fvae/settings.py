@@ -64,6 +64,9 @@ class TrainSettings:
     """nats of the rate that are free: below them nothing is gained"""
     free_nats_each: float = 0.0
     """the same for each dimension of a Gaussian posterior"""
+    aggressive: bool = False
+    """let the posterior learn until it has caught up with each step of the decoder (He et al., 2019), as long as the
+    mutual information grows"""
     ema: float = 0.999
     """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
     every: int = 200
@@ -112,6 +115,8 @@ class TrainSettings:
             raise UserError(
                 "--train.reversible and --train.compile: expected one of them; a graph can't run a step backwards"
             )
+        if self.aggressive and self.devices * self.nodes > 1:
+            raise UserError("--train.aggressive: expected one device, whose loss says whose turn it is")
         if self.batch_size % (self.devices * self.nodes):
             raise UserError(
                 f"--train.batch_size: expected a multiple of the {self.devices * self.nodes} devices, "

@@ -29,6 +29,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from fvae.aggressive import Turns
 from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
 from fvae.checkpoint import check_checkpoint, save
 from fvae.data.samples import Samples
@@ -36,6 +37,7 @@ from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import replacing, write_text
 from fvae.flows import set_reversible
+from fvae.information import information, known
 from fvae.likelihoods import to_unit
 from fvae.memory import keep_freed_memory
 from fvae.params import BatchNorm
@@ -152,6 +154,7 @@ class Training(LightningModule):
         self.norm = torch.zeros(())
         self.register_buffer("skips", torch.zeros(()))  # non-finite steps so far
         self.register_buffer("row_of_skips", torch.zeros(()))  # and in a row
+        self.turns = Turns(settings.aggressive)
         self.kept = 0
         self.rows: list[dict[str, float]] = []  # of metrics.csv; kept in checkpoints, so that none is lost or doubled
 
@@ -174,8 +177,12 @@ class Training(LightningModule):
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
         torch.manual_seed(mixed(self.settings.seed, self.global_step, self.global_rank + 1))  # of dropout
+        if self.settings.aggressive:
+            self.turns.take(self.model)
         loss = self.unit.of(self.loss(self.call(x, y, u)))
         self.losses.append(loss.detach())
+        if self.turns.on:
+            self.turns.after(float(loss.detach()))
         return loss
 
     def loss(self, terms: Terms) -> Tensor:
@@ -211,9 +218,12 @@ class Training(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fvae"] = {name: getattr(self, name) for name in ("rows", "kept", "digest")}
+        checkpoint["fvae"]["turns"] = self.turns.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, value in checkpoint["fvae"].items():
+        kept = dict(checkpoint["fvae"])
+        self.turns.state = kept.pop("turns", self.turns.state)
+        for name, value in kept.items():
             setattr(self, name, value)
 
 
@@ -250,6 +260,9 @@ class Keeper(Callback):
     def keep(self, trainer: Trainer, training: Training, loss: float) -> None:
         model, told = training.average.eval(), training.unit
         test = summary(model, bounds(model, self.test), 1)
+        if training.turns.on:
+            training.turns.evaluated(information(training.model.eval(), self.test).mutual)
+            training.model.train()
         row = {
             "step": trainer.global_step,
             "seconds": round(seconds(trainer), 1),
@@ -404,6 +417,16 @@ def train(
             f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
             f"a device, found {each}"
         )
+    if settings.aggressive and not known(model):
+        raise UserError(
+            "--train.aggressive: needs a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
+        )
+    if settings.free_nats_each and not model.gaussian:
+        raise UserError(
+            "--train.free_nats_each: needs a Gaussian posterior and prior, whose rate has a part a dimension"
+        )
+    if settings.compile and data.vocabulary:
+        raise UserError("--train.compile: expected images or rows of numbers; sentences have many lengths")
     begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
         n = min(len(data), FIT_ROWS if len(data.shape) == 1 else FIT_IMAGES)

@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from fvae.nets.products import Conv2d, CouplingNet
+from fvae.recipes import RECIPES
+
+SEEN = [name for name in RECIPES if name != "text_vae"]  # recipes of images and rows
 
 torch.set_num_threads(1)
 

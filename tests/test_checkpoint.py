@@ -39,7 +39,8 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_saved_is_loaded(recipe, tmp_path):
-    model = perturb(RECIPES[recipe]((1, 8, 8), **SMALL.get(recipe, {})))
+    shape = (9, 20) if recipe == "text_vae" else (1, 8, 8)
+    model = perturb(RECIPES[recipe](shape, **SMALL.get(recipe, {})))
     save(model, tmp_path / "run")
     again = load(tmp_path / "run")
     assert again.config == model.config and not again.training
@@ -58,7 +59,12 @@ CHANGES = [
     ("recipe", "nope", "config.json: unknown recipe 'nope'; known are nice, realnvp, glow"),
     ("recipe", ["glow"], "config.json: unknown recipe"),
     ("shape", "8x8", "config.json: expected a list `shape` and a table `settings`"),
-    ("shape", [8, 8], r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8, 8\)"),
+    (
+        "shape",
+        [8, 8, 8, 8],
+        r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8,",
+    ),
+    ("shape", [8, 8], "config.json: glow: is for images and rows of numbers; found text: take text_vae"),
     ("settings", {"width": "8"}, "config.json: glow: width must be a whole number; found '8'"),
     ("settings", {"widht": 8}, "config.json: glow has no setting 'widht'"),
     ("settings", {**SMALL["glow"], "depth": 2}, "model.safetensors: lacks prior.* not of the model of .*config.json"),

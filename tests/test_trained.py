@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SEEN
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -99,7 +100,7 @@ class After(nn.Module):
         return self.net(self.flow.inverse(z))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SEEN)
 def test_training_lowers_the_held_out_bound(trained, name):
     """The last bound in metrics.csv is below the first, and is that of the model on disk, whenever it is loaded."""
     found = [row["test_bits_per_dim"] for row in read_metrics(trained(name))]
@@ -110,7 +111,7 @@ def test_training_lowers_the_held_out_bound(trained, name):
     assert a == b == pytest.approx(found[-1], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SEEN)
 def test_all_is_trained_but_what_is_fixed(trained, name):
     """Every tensor on disk differs from that of the seed, class means too; orders, signs and fixed numbers do not."""
     model = load(trained(name))
@@ -122,7 +123,7 @@ def test_all_is_trained_but_what_is_fixed(trained, name):
     assert same == fixed | {key for key in begun if key.endswith((".order", ".back", ".signs"))}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SEEN)
 def test_trained_models_sample_images(trained, name):
     """Samples at T = 0.7 are finite, differ from each other, and all but a few values are near the 16 bins."""
     model = load(trained(name))

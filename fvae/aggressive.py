@@ -1,0 +1,46 @@
+"""Aggressive training of the inference network (He et al., 2019): the posterior learns until it has caught up, then
+the decoder takes one step, and so on until the mutual information of x and z no longer grows."""
+
+import math
+from typing import Any
+
+from fvae.bound import LatentModel
+
+WINDOW, MOST = 15, 100  # steps whose losses are compared, and that the posterior takes at most
+
+
+class Turns:
+    """Whose turn it is. ``state`` is all that a checkpoint needs."""
+
+    def __init__(self, on: bool):
+        self.state: dict[str, Any] = {"on": on, "posterior": on, "mutual": -math.inf, **FRESH}
+
+    @property
+    def on(self) -> bool:
+        return self.state["on"]
+
+    def take(self, model: LatentModel) -> None:
+        """Let only those parameters have a gradient whose turn it is, or, when it is over, all."""
+        for name, p in model.named_parameters():
+            p.requires_grad_(not self.on or name.startswith("posterior.") == self.state["posterior"])
+
+    def after(self, loss: float) -> None:
+        """Go on to the next turn, after a step of this loss."""
+        s = self.state
+        if not s["posterior"]:
+            s |= {"posterior": True, **FRESH}
+            return
+        s["steps"] += 1
+        s["sum"] += loss
+        if s["steps"] % WINDOW == 0:
+            s["posterior"] = s["sum"] <= s["before"]
+            s |= {"before": s["sum"], "sum": 0.0}
+        if s["steps"] >= MOST:
+            s["posterior"] = False
+
+    def evaluated(self, mutual: float) -> None:
+        """It is over when the mutual information, in nats, is below what it was at the last evaluation."""
+        self.state |= {"on": self.on and mutual >= self.state["mutual"], "mutual": mutual}
+
+
+FRESH = {"steps": 0, "sum": 0.0, "before": math.inf}

@@ -1,0 +1,349 @@
+"""Text from its file to its figures: tokenisers, what is refused, and each command."""
+
+import csv
+import gzip
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fvae.checkpoint import load
+from fvae.cli import main
+from fvae.data import load_data
+from fvae.data.texts import SPECIAL, Vocabulary
+from fvae.errors import UserError
+from fvae.nets.text import BOS, EOS, PAD, UNK
+from fvae.settings import DataSettings
+
+LINES = ["the cat sat on the mat", "a dog sat", "the dog and the cat", "on a mat a cat sat", "the end"]
+
+
+def settings(source: Path, **values) -> DataSettings:
+    return DataSettings(source=str(source), **values)
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    text = "".join(line + "\n" for line in lines)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.fixture
+def cats(tmp_path) -> Path:
+    return write(tmp_path / "cats.txt", LINES * 8)
+
+
+def test_special_tokens_have_their_numbers():
+    """Those of the tokeniser are those of the networks."""
+    assert [SPECIAL.index(name) for name in ("<pad>", "<s>", "</s>", "<unk>")] == [PAD, BOS, EOS, UNK]
+
+
+@pytest.mark.parametrize("kind", ["word", "character", "bpe"])
+def test_what_is_known_comes_back(kind):
+    """Lines to numbers, each with its end, padded, and back, through a file too; of byte pairs anything does."""
+    lines = [*LINES, "江靜櫂歌歇，溪深樵語聞。"]
+    vocabulary = Vocabulary.built(lines, kind, 400, 80)
+    numbers, cut = vocabulary.numbers(lines)
+    assert numbers.dtype == np.int32 and cut == 0 and numbers.max() < vocabulary.shape[1] <= 400
+    assert vocabulary.lines(numbers) == lines
+    for row in numbers:
+        n = int((row != PAD).sum())
+        assert row[n - 1] == EOS and (row[:n] != PAD).all() and (row[: n - 1] >= UNK).all()
+    if kind == "bpe":
+        assert vocabulary.lines(vocabulary.numbers(["Ünseen 文 words"])[0]) == ["Ünseen 文 words"]
+
+
+def test_the_vocabulary_keeps_the_most_frequent(tmp_path):
+    """Others are unknown, and said so; a text's own <unk> is that token, and its </s> no end."""
+    vocabulary = Vocabulary.built(["b b b <unk>", "a a <unk>", "c"], "word", 6, 10)
+    assert vocabulary.shape == (11, 6)
+    numbers, _ = vocabulary.numbers(["a b c <unk> </s> b", ""])
+    assert numbers.tolist() == [[5, 4, UNK, UNK, UNK, 4, EOS], [EOS, *[PAD] * 6]]
+    assert vocabulary.lines(numbers) == ["a b <unk> <unk> <unk> b", ""]
+    (tmp_path / "tokenizer.json").write_text(vocabulary.text)
+    again = Vocabulary.read(tmp_path / "tokenizer.json", 10)
+    assert again.digest == vocabulary.digest and again.shape == vocabulary.shape
+    assert Vocabulary.built(["a b"], "word", 6, 10).digest != vocabulary.digest
+
+
+def test_held_out_lines_do_not_move(cats, tmp_path):
+    """Training and held-out lines share none, and stay where they are when others are added."""
+    train, test = (load_data(settings(cats, held_out=0.3), part) for part in ("train", "test"))
+    assert len(train) + len(test) == 40 and not set(train.names) & set(test.names) and test.names
+    write(cats, [*LINES * 8, *["the cat and the dog"] * 10])
+    again = load_data(settings(cats, held_out=0.3), "test", train.shape, train.vocabulary)
+    assert again.names[: len(test)] == test.names
+
+
+def test_a_batch_is_as_wide_as_its_longest(cats):
+    data = load_data(settings(cats), "all")
+    widths = {len(line.split()) + 1: i for i, line in enumerate(LINES)}
+    for width, i in widths.items():
+        values, labels = data.batch(slice(i, i + 1))
+        assert values.shape == (1, width) and labels is None
+    assert data.batch(np.array([1, 0]))[0].shape == (2, 7)
+    assert data.shape == (201, 13) and data.noun == "sentences"
+
+
+def test_lines_that_are_empty_long_or_odd(tmp_path):
+    """Empty ones are left out and named, long ones cut and counted, spaces and line ends forgiven."""
+    path = tmp_path / "odd.txt"
+    path.write_bytes(b"\xef\xbb\xbfa b\r\n\r\n   \r\n  c d e  \r\n" + b"a " * 10_000 + b"\r\na")
+    data = load_data(settings(path, longest=50), "all")
+    assert data.vocabulary.lines(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
+    assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty", "1 sentences cut at 50 tokens"]
+    assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
+
+
+def test_labels_come_from_their_file(cats, tmp_path):
+    """By number, or by name in the order of names, of the lines that are kept."""
+    lines = write(tmp_path / "five.txt", [LINES[0], "", *LINES[1:]])
+    numbers = write(tmp_path / "numbers.gz", list("201021"))
+    names = write(tmp_path / "names.txt", ["pos", "neg", "neg", "pos", "neg", "pos"])
+    assert load_data(settings(lines, labels=str(numbers)), "all").labels.tolist() == [2, 1, 0, 2, 1]
+    found = load_data(settings(lines, labels=str(names)), "all")
+    assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.classes == ["neg", "pos"]
+
+
+MISUSES = {
+    "no file": (lambda d: d / "none.txt", {}, "no such file"),
+    "bytes": (
+        lambda d: bytes_of(d / "b.txt", b"good\nb\xffd\n"),
+        {},
+        "expected UTF-8 .* bytes in line 2",
+    ),
+    "broken": (
+        lambda d: bytes_of(d / "b.txt.gz", gzip.compress(b"a b\n" * 99)[:-9]),
+        {},
+        "expected a text file, found",
+    ),
+    "empty": (lambda d: bytes_of(d / "b.txt", b"\n \n"), {}, "expected sentences, one a line, found none"),
+    "one": (
+        lambda d: bytes_of(d / "b.txt", b"a b\n"),
+        {"part": "test"},
+        "expected 2 sentences or more",
+    ),
+    "size": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"size": 8}, "--data.size 8: is for images; .* holds text"),
+    "longest": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"longest": 0}, "--data.longest 0: expected 1 or more"),
+    "vocabulary": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"vocabulary": 4}, "--data.vocabulary 4: expected 5 or"),
+    "labels": (
+        lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
+        {"labels": "two"},
+        "--data.labels .*two.txt: expected a label for each of the 2 lines of .*b.txt, found 3",
+    ),
+    "gaps": (
+        lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
+        {"labels": "gap"},
+        "found none in line 2",
+    ),
+}
+
+
+def bytes_of(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("make", "values", "message"), MISUSES.values(), ids=MISUSES.keys())
+def test_a_broken_source_is_refused_by_name(make, values, message, tmp_path):
+    write(tmp_path / "two.txt", ["1", "0", "1"])
+    bytes_of(tmp_path / "gap.txt", b"1\n\n")
+    values = {k: str(tmp_path / f"{v}.txt") if k == "labels" else v for k, v in values.items()}
+    part = values.pop("part", "train")
+    with pytest.raises(UserError, match=message) as error:
+        load_data(settings(make(tmp_path), **values), part)
+    assert "\n" not in str(error.value)
+
+
+TINY = ["--model.latent", "3", "--model.embedding", "8", "--model.hidden", "12", "--model.dropout", "0"]
+STEPS = ["--train.steps", "6", "--train.every", "3", "--train.batch_size", "8", "--train.accelerator", "cpu"]
+FLAGS = [*TINY, *STEPS, "--data.held_out", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Runs on text, with and without labels, and one on digits. No test may change it."""
+    home = tmp_path_factory.mktemp("text")
+    write(home / "cats.txt", LINES * 8)
+    write(home / "labels.txt", list("01101") * 8)
+    source = ["--data", str(home / "cats.txt")]
+    assert main(["train", "text_vae", *source, "--out", str(home / "run"), *FLAGS]) == 0
+    labels = ["--data.labels", str(home / "labels.txt"), "--model.classes", "2"]
+    assert main(["train", "text_vae", *source, *labels, "--out", str(home / "labelled"), *FLAGS]) == 0
+    digits = ["--model.levels", "1", "--model.latent", "2", "--model.width", "4", *STEPS]
+    assert main(["train", "vae", "--data", "digits", "--out", str(home / "digits"), *digits]) == 0
+    return home
+
+
+@pytest.fixture
+def fvae(home, tmp_path, capsys):
+    """Run a command, HOME and OUT replaced by their folders: status, output and errors."""
+
+    def call(*words):
+        capsys.readouterr()
+        status = main([str(w).replace("HOME", str(home)).replace("OUT", str(tmp_path)) for w in words])
+        found = capsys.readouterr()
+        return status, found.out, found.err
+
+    return call
+
+
+def test_a_run_on_text_is_all_there(home):
+    run = home / "run"
+    for name in ("config.yaml", "config.json", "model.safetensors", "tokenizer.json", "metrics.csv"):
+        assert (run / name).is_file()
+    assert len((run / "samples/step_0000006.txt").read_text().splitlines()) == 16
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["tokens"] == "word"
+    assert load(run).sample(3).shape[0] == 3
+
+
+def test_evaluate_says_what_people_ask_of_text(home, fvae, tmp_path):
+    status, out, err = fvae("evaluate", "HOME/run", "--samples", 7, "--json", "OUT/e.json")
+    assert (status, err) == (0, "")
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["samples"] == 7 and found["units"] == 3 and 0 <= found["active"] <= 3
+    assert found["tokens"] == sum(len(LINES[int(name) % 5].split()) + 1 for name in held_out(home))
+    assert found["perplexity"] == pytest.approx(math.exp(found["tighter_nats"] * found["sentences"] / found["tokens"]))
+    assert found["mutual"] <= math.log(found["sentences"]) + 1e-6
+    for text in ("perplexity", "ends of sentences counted", "mutual information", "units active", "another sample"):
+        assert text in out
+
+
+def held_out(home: Path) -> list[str]:
+    """The numbers of the run's held-out lines."""
+    data = load_data(settings(home / "cats.txt", held_out=0.3), "test")
+    return [name[9:-1] for name in data.names]
+
+
+def test_samples_are_printed_or_written(fvae, tmp_path):
+    status, out, err = fvae("sample", "HOME/run", "--n", 5)
+    assert (status, err) == (0, "") and len(out.splitlines()) == 5
+    assert fvae("sample", "HOME/run", "--n", 5, "--out", "OUT/s.txt")[0] == 0
+    assert (tmp_path / "s.txt").read_text() == out  # the same seed
+    ways = [["--token_temperature", 0], ["--top_p", 0.5], ["--beam", 3], ["--temperature", 0, "--token_temperature", 0]]
+    found = [fvae("sample", "HOME/run", "--n", 4, *way)[1].splitlines() for way in ways]
+    assert all(len(lines) == 4 for lines in found) and len(set(found[3])) == 1
+    assert fvae("sample", "HOME/labelled", "--n", 2, "--label", 1)[0] == 0
+
+
+def test_sentences_come_back_between_and_as_codes(fvae, tmp_path):
+    """reconstruct prints pairs, interpolate the way, decode what encode wrote, score a bound a line."""
+    out = fvae("reconstruct", "HOME/run", "--n", 3)[1].splitlines()
+    assert len(out) == 8 and out[2] == out[5] == "" and set(out[::3]) <= set(LINES)
+    assert len(fvae("interpolate", "HOME/run", "the cat", "a dog sat", "--steps", 5)[1].splitlines()) == 5
+    assert len(fvae("interpolate", "HOME/run", *"abcd", "--steps", 3)[1].splitlines()) == 9
+    assert len(fvae("interpolate", "HOME/run", "--steps", 4)[1].splitlines()) == 4  # between held-out ones
+    assert fvae("encode", "HOME/run", "--data", "HOME/cats.txt", "--out", "OUT/c.npz")[0] == 0
+    codes = np.load(tmp_path / "c.npz")
+    assert codes["codes"].shape == (40, 3) and codes["names"][39] == "cats.txt[39]"
+    assert fvae("decode", "HOME/run", "OUT/c.npz", "--out", "OUT/d.txt")[0] == 0
+    assert len((tmp_path / "d.txt").read_text().splitlines()) == 40
+    assert fvae("score", "HOME/run", "--data", "HOME/cats.txt", "--samples", 2, "--out", "OUT/s.csv")[0] == 0
+    with open(tmp_path / "s.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 and all(float(row["nats"]) > 0 for row in rows)
+    assert fvae("compare", "HOME/run", "HOME/labelled", "--out", "OUT/report")[0] == 0
+
+
+def test_it_goes_on_where_it_was(home, tmp_path, fvae):
+    """Six steps and six more are twelve, bit for bit, word dropout and annealing included."""
+    noisy = ["--model.word_dropout", "0.3", "--model.dropout", "0.5", "--train.anneal", "cyclical"]
+    noisy = [*FLAGS, *noisy, "--train.anneal_steps", "4"]
+    source = ["--data", "HOME/cats.txt"]
+    for name, steps in (("once", [12]), ("twice", [6, 12])):
+        for n in steps:
+            resume = ["--resume"] if n == 12 and name == "twice" else []
+            words = ["train", "text_vae", *source, "--out", f"OUT/{name}", *noisy, "--train.steps", n, *resume]
+            assert fvae(*words)[0] == 0
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "twice"))
+    assert one == two
+
+
+def test_aggressive_training_takes_turns(fvae, tmp_path):
+    """In the posterior's turn nothing else moves, in the decoder's it rests; and a run that was stopped goes on so."""
+    words = ["train", "text_vae", "--data", "HOME/cats.txt", *FLAGS, "--train.aggressive", "true", "--train.ema", "0"]
+    assert fvae(*words, "--out", "OUT/a", "--train.steps", 3)[0] == 0
+    assert fvae(*words, "--out", "OUT/b", "--train.steps", 6)[0] == 0
+    a, b = load(tmp_path / "a"), load(tmp_path / "b")
+    moved = {name for name, p in a.named_parameters() if not torch.equal(p, dict(b.named_parameters())[name])}
+    assert moved and all(name.startswith("posterior.") for name in moved)  # the first fifteen steps at least
+    assert fvae(*words, "--out", "OUT/a", "--train.steps", 6, "--resume")[0] == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+WRONG = {
+    "text for images": (["train", "vae", "--data", "HOME/cats.txt", "--out", "OUT/r"], "vae: is for images and rows"),
+    "images for text": (["train", "text_vae", "--data", "digits", "--out", "OUT/r"], "text_vae: is for text"),
+    "another kind": (
+        ["evaluate", "HOME/run", "--data", "digits"],
+        "expected text, .* as the model has",
+    ),
+    "another kind, too": (["evaluate", "HOME/digits", "--data", "HOME/cats.txt"], "expected images or rows of numbers"),
+    "compile": (
+        ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.compile", "true"],
+        "--train.compile: expected images or rows of numbers; sentences have many lengths",
+    ),
+    "labels": (["evaluate", "HOME/labelled", "--data", "HOME/cats.txt", "--data.labels", "HOME/none"], "no such file"),
+    "no labels": (["evaluate", "HOME/labelled", "--data", "HOME/plain.txt"], "expected labels, found none"),
+    "picture": (["sample", "HOME/run", "--out", "OUT/x.png"], "--out .*x.png: expected a name that ends in .txt"),
+    "text flags": (
+        ["sample", "HOME/digits", "--top_p", "0.9", "--out", "OUT/x.png"],
+        "--top_p: is for text",
+    ),
+    "nowhere": (["sample", "HOME/digits"], "--out: expected a name to write to, found nothing"),
+    "sweep": (["sample", "HOME/run", "--temperatures", "0,1"], "--temperatures: makes a row of images for each"),
+    "top_p": (["sample", "HOME/run", "--top_p", "0"], "--top_p: expected a number above 0 and at most 1, found 0"),
+    "both": (["sample", "HOME/run", "--top_p", "0.5", "--beam", "2"], "--top_p and --beam: expected one of them"),
+    "beam": (["sample", "HOME/run", "--beam", "0"], "--beam: expected 1 or more, found 0"),
+    "three": (["interpolate", "HOME/run", "a", "b", "c"], "expected 2 images .* or 4 .*, or sentences, found 3"),
+    "aggressive": (
+        ["train", "glow", "--data", "digits", "--out", "OUT/r", "--train.aggressive", "true"],
+        "--train.aggressive: needs a Gaussian posterior of a flat latent",
+    ),
+    "free": (
+        ["train", "glow", "--data", "digits", "--out", "OUT/r", "--train.free_nats_each", "1"],
+        "--train.free_nats_each: needs a Gaussian posterior and prior",
+    ),
+    "negative": (
+        ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.beta", "-1"],
+        "--train.beta: expected 0 or more, found -1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG.keys())
+def test_mistakes_are_one_line(words, message, home, fvae):
+    if not (home / "plain.txt").exists():
+        write(home / "plain.txt", LINES)
+    status, _, err = fvae(*words)
+    assert status == 2 and err.count("\n") == 1
+    assert re.search(message, err), err
+
+
+def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
+    """One that is missing, damaged, of other words, or of as many others."""
+    run = tmp_path / "r"
+    shutil.copytree(home / "run", run)
+    own = (run / "tokenizer.json").read_text()
+    for text, message in (
+        (None, "tokenizer.json: no such file"),
+        ("{}", "tokenizer.json: expected a tokeniser of Hugging Face's tokenizers"),
+        (Vocabulary.built(["x y z"], "word", 20, 9).text, "does not belong to .*: expected 13 tokens, found 7"),
+        (own.replace('"mat"', '"hat"'), "does not belong to .*: expected 13 tokens, found 13 tokens, and another text"),
+    ):
+        (run / "tokenizer.json").unlink() if text is None else (run / "tokenizer.json").write_text(text)
+        status, _, err = fvae("sample", run)
+        assert status == 2 and re.search(message, err), err
+
+
+def test_an_unseen_script_is_unknown_and_said_so(fvae, tmp_path):
+    """It can be scored; most of it is unknown, and a warning says how much."""
+    write(tmp_path / "zh.txt", ["江靜櫂歌歇", "the cat"])
+    status, _, err = fvae("score", "HOME/run", "--data", "OUT/zh.txt", "--samples", 1, "--out", "OUT/s.csv")
+    assert status == 0 and "warning: 1 of 3 tokens (33 %) of" in err and "are unknown" in err
