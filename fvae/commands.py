@@ -21,7 +21,7 @@ from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
 from fvae.data import Samples, Shape, load_data
 from fvae.data.images import read_files
-from fvae.data.texts import END, UNKNOWN
+from fvae.data.texts import END, UNKNOWN, holds_text
 from fvae.data.vectors import discrete, same_columns
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
@@ -31,6 +31,7 @@ from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, v
 from fvae.outputs import need_picture, read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
+from fvae.registry import takes_text
 from fvae.runs import KEPT, VOCABULARY, check_same, read_metrics, run_data, write_config
 from fvae.settings import DataSettings, TrainSettings
 
@@ -71,6 +72,13 @@ def train(
         raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
+    if holds_text(data.source) != takes_text(RECIPES[recipe]):
+        needs = (
+            "text needs a text recipe, as text_vae"
+            if holds_text(data.source)
+            else f"{recipe} needs text, a .txt or .txt.gz"
+        )
+        raise UserError(f"--data {data.source}: {needs}")
     samples = load_data(data, "train")
     test = load_data(data, "test", samples.shape, samples.vocabulary).numbered_as(
         samples.classes, f"--data {data.source}, held out"

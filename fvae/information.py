@@ -29,7 +29,7 @@ class Information(NamedTuple):
 
 def known(model: LatentModel) -> bool:
     """Whether a model has the posterior that these figures are defined for, of few enough dimensions to mean much."""
-    return isinstance(model.posterior, Colour) and len(model.latent) == 1
+    return isinstance(model.posterior, Colour) and len(model.latent) == 1 and model.latent[0] > 0
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def information(model: LatentModel, data: Samples, seed: int = 0, batch_size: in
     own = log_density(z, mean, log_std)
     mixed = torch.cat([torch.logsumexp(log_density(row[None], mean, log_std), 0, keepdim=True) for row in z])
     mutual = float((own - mixed).mean()) + math.log(len(z))
-    active = int((mean.var(0) > ACTIVE).sum())
+    active = int((mean.var(0, correction=0) > ACTIVE).sum())
     return Information(mutual, active, mean.shape[1], gap / len(z))
 
 

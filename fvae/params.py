@@ -394,3 +394,11 @@ class ClassMeans(nn.Module):
             raise ValueError("expected labels y (B,), found none: this model's prior is one of classes")
         with without_autocast(self.mean):
             return (y.to(self.mean.dtype) @ self.mean if y.dim() == 2 else self.mean[y.long()]), self.log_std
+
+
+class Nothing(nn.Module):
+    """Mean and log_std of no dimensions, (B, 0): the posterior of a latent that isn't there."""
+
+    def forward(self, *cond) -> Pair:
+        nothing = torch.zeros(len(cond[0]), 0, device=cond[0].device)
+        return nothing, nothing

@@ -13,8 +13,8 @@ from torch import nn
 from fvae.bound import LatentModel
 from fvae.errors import UserError
 from fvae.flows import Chain, Colour, Flatten, Flow, Unconditional
-from fvae.nets.text import LSTMDecoder, LSTMEncoder, TransformerDecoder
-from fvae.params import Normalised, Relative, Scaler, SharedStd, Split
+from fvae.nets.text import LSTMEncoder
+from fvae.params import Normalised, Nothing, Relative, Scaler, SharedStd, Split
 from fvae.registry import RECIPES, Shape, TextShape, divisible, recipe, several
 from fvae.rooms import (
     Affine,
@@ -22,13 +22,16 @@ from fvae.rooms import (
     Block,
     Kind1,
     Kind2,
+    LanguageModel,
     Mixing,
+    attention,
     coders,
     couplings,
     exact,
     gaussian,
     glow_flow,
     labelled,
+    language,
     nice_flow,
     noised,
     realnvp_flow,
@@ -410,7 +413,7 @@ def text_vae(
     prior: Literal["normal", "flow"] = "normal",
     flow_depth: int = 4,
     flow_width: int = 128,
-    decoder: Literal["lstm", "transformer"] = "lstm",
+    decoder: LanguageModel = "lstm",
     latent: int = 32,
     embedding: int = 256,
     hidden: int = 256,
@@ -434,17 +437,11 @@ def text_vae(
         prior: N(0, I), or a flow over z
         flow_depth: steps of the flow over z
         flow_width: hidden units of its couplings
-        decoder: an LSTM, or a causal transformer
-        embedding: values of a token's embedding; the transformer's are as many as it has hidden
         hidden: units of the LSTMs, and of the transformer
-        layers: of the transformer
-        heads: of the transformer's attention
-        dropout: share of the decoder's units that a training step leaves out
         word_dropout: share of the tokens that the decoder is not shown in training
     """
     longest, vocabulary = shape
-    if decoder == "transformer" and hidden % heads:
-        raise UserError(f"hidden must be a multiple of heads, {heads}; found {hidden}")
+    attention(decoder, hidden, heads)
     if prior == "flow" and latent == 1:
         raise UserError("prior flow needs latent 2 or more; found 1")
     encoder = LSTMEncoder(vocabulary, embedding, hidden, latent if posterior == "fixed" else 2 * latent)
@@ -460,8 +457,25 @@ def text_vae(
     density = labelled(flow, latent, classes)
     if isinstance(density, Chain) and "sided" in posterior:
         params = Relative(params, density.flows[1].params)
-    if decoder == "lstm":
-        net: nn.Module = LSTMDecoder(vocabulary, embedding, hidden, latent, dropout)
-    else:
-        net = TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout)
+    net = language(shape, decoder, latent, embedding, hidden, layers, heads, dropout)
     return LatentModel(Colour(params), Tokens(net, longest, word_dropout), density, shape, (latent,))
+
+
+@recipe
+def language_model(
+    shape: TextShape,
+    decoder: LanguageModel = "lstm",
+    embedding: int = 256,
+    hidden: int = 256,
+    layers: int = 2,
+    heads: int = 4,
+    dropout: float = 0.5,
+) -> LatentModel:
+    """text_vae's decoder alone, with a latent of no dimensions: what a latent has to be worth (Mikolov et al., 2010).
+
+    Args:
+        hidden: units of the LSTM, or of the transformer
+    """
+    attention(decoder, hidden, heads)
+    net = language(shape, decoder, 0, embedding, hidden, layers, heads, dropout)
+    return LatentModel(Colour(Nothing()), Tokens(net, shape[0]), Flatten((0,)), shape, (0,))

@@ -15,7 +15,7 @@ TextShape = tuple[int, int]  # the longest sentence, with its end, and the vocab
 RECIPES: dict[str, Callable[..., LatentModel]] = {}
 
 SETTINGS = {
-    "shape": "channels, height and width of an image, or the number of columns of vectors",
+    "shape": "channels, height and width of an image; columns of vectors; longest sentence and vocabulary of text",
     "latent": "dimensions of z",
     "levels": "scales of the flow; half of the channels leave after each; of images alone",
     "depth": "flow steps a level",
@@ -31,6 +31,11 @@ SETTINGS = {
     "bins": "of 8-bit values: a density, in the mean over dequantisation, or the bin's probability; of images alone",
     "pace": "learning rate of sigma_1 and sigma_2, in units of the networks'",
     "classes": "labels that the prior knows, each with its mean; 0 for none",
+    "decoder": "of sentences: an LSTM, or a causal transformer",
+    "embedding": "values of a token's embedding; the transformer's are as many as it has hidden",
+    "layers": "of the transformer",
+    "heads": "of the transformer's attention",
+    "dropout": "share of the decoder's units that a training step leaves out",
     "bits": "bits a channel of a pixel, 1 to 8; vectors have none",
 }
 AT_LEAST_0 = ("blocks", "hidden", "classes", "sigma_2_least")
@@ -99,13 +104,18 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
         raise UserError(
             f"{name}: sigma_2_least must be below sigma_2, {settings['sigma_2']:g}; found {settings['sigma_2_least']:g}"
         )
-    if signature.parameters["shape"].annotation is TextShape:
+    if takes_text(RECIPES[name]):
         if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
             raise UserError(f"{name}: is for text, shape (longest, vocabulary); found shape {shape}")
     elif len(shape) == 2:
         raise UserError(f"{name}: is for images and rows of numbers; found text: take text_vae")
     elif len(shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in shape):
         raise UserError(f"{name}: shape must be (channels, height, width) or (columns,); found {shape}")
+
+
+def takes_text(make: Callable[..., LatentModel]) -> bool:
+    """Whether a recipe is for sentences."""
+    return inspect.signature(make).parameters["shape"].annotation is TextShape
 
 
 def divisible(shape: Shape, halvings: int, settings: str) -> None:

@@ -36,8 +36,9 @@ from fvae.flows import (
 from fvae.likelihoods import Certain, Gaussian, Quantised, Scaled
 from fvae.nets.conv import BLOCKS, coupling_net, squeezing, unsqueezing, vector_decoder, vector_encoder, zero_conv
 from fvae.nets.mlp import coupling_mlp, mlp, residual_mlps, zero_linear
+from fvae.nets.text import LSTMDecoder, TransformerDecoder
 from fvae.params import BatchNorm, BestStd, ClassMeans, Learned, MeanOnly, NetworkStd, SharedStd, Split, by_channel
-from fvae.registry import Shape, divisible, several
+from fvae.registry import Shape, TextShape, divisible, several
 
 Mixing = Literal["conv", "shuffle", "reverse"]
 Affine = Literal["affine", "additive"]
@@ -45,6 +46,7 @@ Kind1 = Literal["scalar", "channel", "network", "fixed"]
 Kind2 = Literal["gradient", "channel", "closed", "fixed"]
 Bins = Literal["dequantised", "quantised"]
 Block = Literal["residual", "convnext"]
+LanguageModel = Literal["lstm", "transformer"]
 MIXINGS: dict[str, Callable[[int], Flow]] = {"conv": InvertibleConv, "shuffle": shuffle, "reverse": reverse}
 
 
@@ -227,3 +229,26 @@ def zero_head(latent: Shape, times: int) -> nn.Module:
     """The last layer, at zero, of a network from a latent's C channels to ``times`` C."""
     c = latent[0]
     return zero_conv(c, times * c, 3) if len(latent) == 3 else zero_linear(c, times * c)
+
+
+def language(
+    shape: TextShape,
+    decoder: LanguageModel,
+    latent: int,
+    embedding: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    dropout: float,
+) -> nn.Module:
+    """A decoder of sentences that is told a latent, which may have no dimensions."""
+    longest, vocabulary = shape
+    if decoder == "lstm":
+        return LSTMDecoder(vocabulary, embedding, hidden, latent, dropout)
+    return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout)
+
+
+def attention(decoder: LanguageModel, hidden: int, heads: int) -> None:
+    """Refuse a transformer whose heads don't share its hidden units; raises ``UserError``."""
+    if decoder == "transformer" and hidden % heads:
+        raise UserError(f"hidden must be a multiple of heads, {heads}; found {hidden}")

@@ -15,7 +15,8 @@ from torch import nn
 from fvae.nets.products import Conv2d, CouplingNet
 from fvae.recipes import RECIPES
 
-SEEN = [name for name in RECIPES if name != "text_vae"]  # recipes of images and rows
+TEXT = ("text_vae", "language_model")
+SEEN = [name for name in RECIPES if name not in TEXT]  # recipes of images and rows
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import perturb
+from conftest import TEXT, perturb
 
 from fvae.checkpoint import check_checkpoint, load, save
 from fvae.errors import UserError
@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_saved_is_loaded(recipe, tmp_path):
-    shape = (9, 20) if recipe == "text_vae" else (1, 8, 8)
+    shape = (9, 20) if recipe in TEXT else (1, 8, 8)
     model = perturb(RECIPES[recipe](shape, **SMALL.get(recipe, {})))
     save(model, tmp_path / "run")
     again = load(tmp_path / "run")

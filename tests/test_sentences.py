@@ -278,8 +278,14 @@ def test_aggressive_training_takes_turns(fvae, tmp_path):
 
 
 WRONG = {
-    "text for images": (["train", "vae", "--data", "HOME/cats.txt", "--out", "OUT/r"], "vae: is for images and rows"),
-    "images for text": (["train", "text_vae", "--data", "digits", "--out", "OUT/r"], "text_vae: is for text"),
+    "text for images": (
+        ["train", "vae", "--data", "HOME/cats.txt", "--out", "OUT/r"],
+        "text needs a text recipe",
+    ),
+    "images for text": (
+        ["train", "text_vae", "--data", "digits", "--out", "OUT/r"],
+        "digits: text_vae needs text",
+    ),
     "another kind": (
         ["evaluate", "HOME/run", "--data", "digits"],
         "expected text, .* as the model has",

@@ -15,7 +15,7 @@ from fvae.errors import UserError
 from fvae.evaluate import bounds
 from fvae.information import information
 from fvae.nets.text import BOS, EOS, PAD, UNK
-from fvae.recipes import text_vae
+from fvae.recipes import language_model, text_vae
 from fvae.settings import TrainSettings
 from fvae.tokens import choose
 from fvae.train import parameter_groups, weight
@@ -23,6 +23,7 @@ from fvae.train import parameter_groups, weight
 SHAPE = (9, 12)  # eight tokens and the end, of twelve
 SMALL = {"latent": 4, "embedding": 8, "hidden": 16, "layers": 2, "heads": 2, "flow_depth": 2, "flow_width": 8}
 SMALL |= {"dropout": 0.0}
+LANGUAGE = ("embedding", "hidden", "layers", "heads", "dropout")
 TABLE = {
     "gaussian": {"posterior": "gaussian"},
     "fixed": {"posterior": "fixed"},
@@ -319,7 +320,7 @@ def test_a_trained_decoder_listens():
 def test_a_decoder_that_does_not_listen_has_no_gap():
     model = made(0.3).eval()
     for name, p in model.decoder.net.named_parameters():
-        if name == "start.weight":
+        if name == "start":
             p.data.zero_()
         if name == "lstm.weight_ih_l0":
             p.data[:, SMALL["embedding"] :] = 0
@@ -333,6 +334,19 @@ def test_the_importance_bound_is_below_and_falls():
     one, few, many = (bounds(model, data, samples=k) for k in (1, 8, 64))
     assert many.tighter.mean() < few.tighter.mean() < one.loss.mean() + 0.2
     assert many.loss.mean() > many.tighter.mean()
+
+
+@decoders
+def test_a_language_model_is_one_without_a_latent(decoder, float64):
+    """Its rate is 0, its code empty, and it is the decoder alone."""
+    model = perturb(language_model(SHAPE, **{k: SMALL[k] for k in LANGUAGE}, decoder=decoder), 0.3).eval()
+    x = sentences(6)
+    terms = model(x)
+    assert not terms.rate.any() and model.encode(x).shape == (6, 0)
+    torch.testing.assert_close(terms.log_x, by_steps(model, x, torch.zeros(6, 0)), rtol=1e-10, atol=1e-10)
+    assert model.sample(3).shape[0] == 3
+    found = information(model, words(x))
+    assert (found.mutual, found.active, found.units, found.gap) == (pytest.approx(0), 0, 0, pytest.approx(0))
 
 
 def test_settings_that_do_not_fit_are_refused():

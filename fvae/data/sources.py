@@ -51,8 +51,6 @@ def list_items(source: str) -> Splits:
         if re.fullmatch(r"\.[a-z]\w*", path.suffix.lower()):
             raise UserError(f"{where}: no such file or folder")
         return _list_hub(source)
-    if name.endswith((".txt", ".txt.gz")):
-        raise UserError(f"{where}: text needs a text recipe; this recipe is for images")
     if name.endswith(".zip"):
         return _list_zip(path, where)
     if name.endswith(".parquet"):

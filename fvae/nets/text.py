@@ -44,12 +44,15 @@ class LSTMEncoder(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """An LSTM that begins at tanh(W z) and sees z beside each token (Bowman et al., 2016; He et al., 2019)."""
+    """An LSTM that begins at tanh(W z) and sees z beside each token (Bowman et al., 2016; He et al., 2019).
+
+    With a latent of no dimensions it is a plain language model.
+    """
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int, latent: int, dropout: float):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
-        self.start = nn.Linear(latent, hidden, bias=False)
+        self.start = nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5)
         self.lstm = nn.LSTM(embedding + latent, hidden, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, vocabulary)
@@ -61,7 +64,7 @@ class LSTMDecoder(nn.Module):
         return self.dropout(lstm_states(self.lstm, x, lengths(before), (h[None], c[None]))[0])
 
     def begin(self, z: Tensor) -> State:
-        c = self.start(z)
+        c = z @ self.start.T
         return torch.tanh(c), c, z
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
@@ -96,7 +99,7 @@ class CausalBlock(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """A causal transformer that sees z, mapped, added to each token (pre-norm; Radford et al., 2019)."""
+    """A causal transformer that sees W z, added to each token (pre-norm; Radford et al., 2019)."""
 
     def __init__(
         self, vocabulary: int, longest: int, hidden: int, latent: int, layers: int, heads: int, dropout: float
@@ -105,7 +108,7 @@ class TransformerDecoder(nn.Module):
         self.embed, self.places = nn.Embedding(vocabulary, hidden), nn.Embedding(longest, hidden)
         for table in (self.embed, self.places):
             nn.init.normal_(table.weight, std=0.02)
-        self.beside = nn.Linear(latent, hidden, bias=False)
+        self.beside = nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5)
         self.part = (2, heads, 0, hidden // heads)  # keys and values of a block, of no tokens yet
         blocks = [CausalBlock(hidden, heads, dropout) for _ in range(layers)]
         for block in blocks:  # so that the sum over layers has the size of one
@@ -117,7 +120,7 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
         places = torch.arange(before.shape[1], device=before.device)
-        x = self.dropout(self.embed(before) + self.places(places) + self.beside(z)[:, None])
+        x = self.dropout(self.embed(before) + self.places(places) + (z @ self.beside.T)[:, None])
         for block in self.blocks:
             x, _ = block(x)
         return self.norm(x)
@@ -127,7 +130,7 @@ class TransformerDecoder(nn.Module):
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         z, *past = state
-        x = self.embed(token) + self.places.weight[past[0].shape[3]] + self.beside(z)
+        x = self.embed(token) + self.places.weight[past[0].shape[3]] + z @ self.beside.T
         x, kept = x[:, None], []
         for block, before in zip(self.blocks, past, strict=True):
             x, now = block(x, before)
