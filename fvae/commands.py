@@ -19,7 +19,7 @@ import torch
 
 from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
-from fvae.data import Samples, Shape, load_data
+from fvae.data import Samples, Shape, Vocabulary, load_data
 from fvae.data.images import read_files
 from fvae.data.texts import END, UNKNOWN, holds_text
 from fvae.data.vectors import discrete, same_columns
@@ -72,17 +72,14 @@ def train(
         raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
-    if holds_text(data.source) != takes_text(RECIPES[recipe]):
-        needs = (
-            "text needs a text recipe, as text_vae"
-            if holds_text(data.source)
-            else f"{recipe} needs text, a .txt or .txt.gz"
-        )
+    text = holds_text(data.source)
+    if text != takes_text(RECIPES[recipe]):
+        needs = "text needs a text recipe, as text_vae" if text else f"{recipe} needs text, a .txt or .txt.gz"
         raise UserError(f"--data {data.source}: {needs}")
-    samples = load_data(data, "train")
-    test = load_data(data, "test", samples.shape, samples.vocabulary).numbered_as(
-        samples.classes, f"--data {data.source}, held out"
-    )
+    own = Vocabulary.read(run / VOCABULARY, data.longest) if text and begun else None
+    samples = load_data(data, "train", None, own)
+    test = load_data(data, "test", samples.shape, samples.vocabulary)
+    test = test.numbered_as(samples.classes, f"--data {data.source}, held out")
     torch.manual_seed(settings.seed)
     try:
         built = RECIPES[recipe](samples.shape, **model)
@@ -99,9 +96,9 @@ def train(
         check_same(run, recipe, built.config["settings"], data, settings)
         step_to_resume(run, built, samples)
     if first:  # also of a run that goes on, whose budget and place may be new
-        write_config(run, recipe, built.config["settings"], data, settings)
         if samples.vocabulary:
             write_text(run / VOCABULARY, samples.vocabulary.text)
+        write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run)
         say_discrete(discrete(samples) if samples.columns else [])
     bar = ProgressBar(settings.max_steps, settings.minutes)
