@@ -2,9 +2,9 @@
 
 usage: python benchmarks/text_speed.py FILE.txt [--hidden 256] [--embedding 256] [--batch 32] [--rounds 9] [--steps 4]
 
-A round takes ``steps`` steps of each, on the same sentences; what is told is the median over rounds. The plain model pads
-its batches, as most code does, or packs them. text_vae has an encoder that reads the same tokens too: "both networks"
-counts each token once for each.
+A round takes ``steps`` steps of each, on the same sentences; what is told is the median over rounds. The plain model
+pads its batches, as most code does, or packs them. text_vae has an encoder that reads the same tokens too: "both
+networks" counts each token once for each.
 """
 
 import argparse
