@@ -106,7 +106,7 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
     "others": {  # beside "models": as large, or as their kind is
         "fashion": [
             Run("nice", "nice", {"width": 256, "hidden": 3}),
-            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 36}),
+            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 84}),
             Run("noisy_flow", "noisy_flow", GLOW),
             Run("f_vae_reduced", "f_vae_reduced", {"latent": 64, "width": 16, "flow_depth": 4, "flow_width": 96}),
             Run("bn_vae", "bn_vae", {"latent": 64, "width": 16, "levels": 3}),
