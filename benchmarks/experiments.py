@@ -64,8 +64,8 @@ def models(vae: dict[str, int]) -> list[Run]:
     return [
         Run("vae", "vae", vae),
         Run("glow", "glow", GLOW),
-        Run("f_vae", "f_vae", SMALL_F | {"width": 96}),
-        Run("f_vae_general", "f_vae_general", SMALL_F | {"rounds": 2, "width": 80}),
+        Run("f_vae", "f_vae", SMALL_F | {"hidden": 96, "width": 96}),
+        Run("f_vae_general", "f_vae_general", SMALL_F | {"hidden": 96, "rounds": 2, "width": 80}),
     ]
 
 
@@ -102,6 +102,15 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
         "fashion": models({"latent": 64, "width": 16}),
         "cifar10": COLOUR_MODELS,
         "faces32": COLOUR_MODELS,
+    },
+    "others": {  # beside "models": as large, or as their kind is
+        "fashion": [
+            Run("nice", "nice", {"width": 256, "hidden": 3}),
+            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 84}),
+            Run("noisy_flow", "noisy_flow", GLOW),
+            Run("f_vae_reduced", "f_vae_reduced", {"latent": 64, "width": 16, "flow_depth": 4, "flow_width": 96}),
+            Run("bn_vae", "bn_vae", {"latent": 64, "width": 16, "levels": 3}),
+        ],
     },
     "mixing": {
         "cifar10": [Run(mixing, "glow", GLOW | {"mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],

@@ -259,9 +259,9 @@ def bn_vae(
 @recipe
 def f_vae(
     shape: Shape,
-    squeezes: int = 2,
-    blocks: int = 4,
-    hidden: int = 64,
+    squeezes: int = 1,
+    blocks: int = 1,
+    hidden: int = 96,
     block: Block = "residual",
     levels: int = 3,
     depth: int = 8,
@@ -314,9 +314,9 @@ def f_vae(
 def f_vae_general(
     shape: Shape,
     rounds: int = 2,
-    squeezes: int = 2,
-    blocks: int = 2,
-    hidden: int = 64,
+    squeezes: int = 1,
+    blocks: int = 1,
+    hidden: int = 96,
     block: Block = "residual",
     levels: int = 3,
     depth: int = 6,
