@@ -463,8 +463,6 @@ MISUSES = {
     "no source": (lambda d: "", {}, "--data: expected digits, .* found nothing"),
     "no path": (lambda d: d / "none", {}, "--data .*none: no such file or folder"),
     "no file": (lambda d: "none.zip", {}, "--data none.zip: no such file or folder"),
-    "text": (lambda d: write(d / "a.txt", b"a"), {}, "a.txt: text needs a text recipe"),
-    "text gz": (lambda d: write(d / "a.txt.gz", b"a"), {}, "a.txt.gz: text needs a text recipe"),
     "one image": (lambda d: write(d / "a.png", png(U8[0])), {}, "a.png: one image file is not a data set"),
     "other file": (lambda d: write(d / "a.csv", b""), {}, r"expected a folder, .zip, .* found a .csv"),
     "empty folder": (lambda d: d, {}, "expected images, found none in 0 files"),

