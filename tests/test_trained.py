@@ -43,7 +43,7 @@ SMALL: dict[str, dict] = {
     "glow": STEPS | {"depth": 4, "width": 32},
     "noisy_flow": STEPS | {"sigma": 0.1},
     "vae": CODERS,
-    "cvae": CODERS,
+    "cvae": CODERS | {"lr": 1e-2},  # with sigma_2 fixed at 1 its bound pulls least at the images
     "bn_vae": CODERS,
     "f_vae": SQUEEZES | STEPS,
     "f_vae_general": SQUEEZES | STEPS | {"depth": 1},
@@ -129,7 +129,7 @@ def test_trained_models_sample_images(trained, name):
     model = load(trained(name))
     x = model.sample(64, some_labels(model, 64), temperature=0.7)
     assert x.shape == (64, 1, 8, 8) and x.isfinite().all() and x.std(0).mean() > 0.5
-    assert ((x > -4) & (x < 20)).double().mean() > (0.9 if name == "cvae" else 0.95)  # cvae's decoder is the widest
+    assert ((x > -4) & (x < 20)).double().mean() > 0.95
 
 
 @pytest.mark.parametrize("name", FLOWS)
