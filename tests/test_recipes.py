@@ -423,6 +423,21 @@ def test_labels_matter_where_the_prior_has_classes(name, shape, extra):
             call()
 
 
+@every(lambda name, shape, extra: name != "cvae" and not extra.get("classes"))
+def test_labels_are_refused_where_the_prior_has_no_classes(name, shape, extra):
+    """No recipe without classes takes labels in silence."""
+    model = make(name, shape, extra)
+    x, e, y = data(model), model.codes(6), torch.zeros(6, dtype=torch.long)
+    for call in (
+        lambda: model(x, y),
+        lambda: model.encode(x, y),
+        lambda: model.decode(e, y),
+        lambda: model.sample(6, y),
+    ):
+        with pytest.raises(ValueError, match="expected no labels y: this model was made without classes"):
+            call()
+
+
 @every_recipe
 def test_some_labels_are_those_of_the_prior(name, shape, extra):
     """some_labels draws evenly from the labels that the prior knows, and gives None where it knows none."""
