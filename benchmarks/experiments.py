@@ -70,29 +70,43 @@ def models(vae: dict[str, int]) -> list[Run]:
 
 
 def settings() -> list[Run]:
-    """A small f-VAE, and each of its settings changed alone."""
-    changes: dict[str, dict[str, Any]] = {
-        "as it is": {},
-        "E, G: none": {"blocks": 0},
-        "E, G: 2 blocks": {"blocks": 2},
-        "E, G: hidden 96": {"hidden": 96},
-        "E, G: convnext": {"block": "convnext"},
-        "E, G: 2 squeezes": {"squeezes": 2},
-        "G: tanh": {"tanh": True},
-        "F: 2 levels": {"levels": 2},
-        "F: shuffled": {"mixing": "shuffle"},
-        "F: additive": {"coupling": "additive"},
-        "sigma_1: one a channel": {"sigma_1_kind": "channel"},
-        "sigma_1: a network's": {"sigma_1_kind": "network"},
-        **{f"sigma_1: fixed {s}": {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True} for s in (0.1, 0.3, 0.5)},
-        "sigma_2: one a channel": {"sigma_2_kind": "channel"},
-        **{f"sigma_2: at least {s}": {"sigma_2": 2 * s, "sigma_2_least": s} for s in (0.02, 0.05)},
-        "sigma_2: dequantised": {"bins": "dequantised"},
-        "sigma_2: closed form": {"bins": "dequantised", "sigma_2_kind": "closed"},
-        **{f"sigmas: from {s}": {"sigma_1": s, "sigma_2": s} for s in (0.0025, 0.02, 0.1)},
-        **{f"sigmas: pace {p}": {"pace": p} for p in (1, 10, 100)},
-    }
-    return [Run(name, "f_vae", SMALL_F | change) for name, change in changes.items()]
+    """A small f-VAE, and each of its settings changed alone, but for the kinds of its sigmas."""
+    return changed(
+        {
+            "E, G: none": {"blocks": 0},
+            "E, G: 2 blocks": {"blocks": 2},
+            "E, G: hidden 96": {"hidden": 96},
+            "E, G: convnext": {"block": "convnext"},
+            "E, G: 2 squeezes": {"squeezes": 2},
+            "G: tanh": {"tanh": True},
+            "F: 2 levels": {"levels": 2},
+            "F: shuffled": {"mixing": "shuffle"},
+            "F: additive": {"coupling": "additive"},
+            **{f"sigmas: from {s}": {"sigma_1": s, "sigma_2": s} for s in (0.0025, 0.02, 0.1)},
+            **{f"sigmas: pace {p}": {"pace": p} for p in (1, 10, 100)},
+        }
+    )
+
+
+def sigmas() -> list[Run]:
+    """The same small f-VAE, and each kind of sigma_1 and of sigma_2."""
+    return changed(
+        {
+            "sigma_1: one a channel": {"sigma_1_kind": "channel"},
+            "sigma_1: a network's": {"sigma_1_kind": "network"},
+            **{
+                f"sigma_1: fixed {s}": {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True}
+                for s in (0.1, 0.3, 0.5)
+            },
+            **{f"sigma_2: at least {s}": {"sigma_2": 2 * s, "sigma_2_least": s} for s in (0.02, 0.05)},
+            "sigma_2: dequantised": {"bins": "dequantised"},
+            "sigma_2: closed form": {"bins": "dequantised", "sigma_2_kind": "closed"},
+        }
+    )
+
+
+def changed(changes: dict[str, dict[str, Any]]) -> list[Run]:
+    return [Run(name, "f_vae", SMALL_F | change) for name, change in ({"as it is": {}} | changes).items()]
 
 
 COLOUR_MODELS = models({"latent": 128, "width": 20})
@@ -126,7 +140,8 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
             for actnorm in (True, False)
         ],
     },
-    "settings": {data: settings() for data in ("fashion", "cifar10")},
+    "settings": {"fashion": settings(), "cifar10": settings()},
+    "sigmas": {"fashion": sigmas(), "cifar10": sigmas()},
     "dimension": {
         "fashion": [
             Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 32, "flow_depth": 4, "flow_width": 128})

@@ -142,7 +142,13 @@ class LatentModel(nn.Module):
 
     def given(self, x: Tensor, y: Any) -> Any:
         """The posterior's condition: x, and y where a part of it wants that too."""
+        self.need_classes(y)
         return (x, y) if isinstance(getattr(self.posterior, "params", None), Relative) else x
+
+    def need_classes(self, y: Any) -> None:
+        """Refuse labels that a recipe's model has no place for; raises ``ValueError``."""
+        if y is not None and self.config and not self.classes:
+            raise ValueError("expected no labels y: this model was made without classes")
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """u ~ N(0, I): (n, *noise_shape), of the model's type and on its device, wherever the generator draws."""
@@ -166,6 +172,7 @@ class LatentModel(nn.Module):
 
     def decode(self, e: Tensor, y=None) -> Tensor:
         """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
+        self.need_classes(y)
         return self.scale.inverse(self.decoder.mean(self.prior.inverse(e, y)))
 
     @torch.no_grad()

@@ -1,0 +1,101 @@
+"""Glow's steps, models made of them, and their gradients: what the tests of steps share."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import perturb
+from plain import plain
+from torch import Tensor, nn
+
+from fvae.atoms import log_normal
+from fvae.bound import LatentModel
+from fvae.flows import ActNorm, Coupling, InvertibleConv, Steps, set_reversible
+from fvae.nets.conv import coupling_net
+from fvae.params import Split
+from fvae.recipes import RECIPES
+
+SMALL = {  # of one channel, affine couplings are by hand in the first level, and layer by layer in the second
+    "glow": {"levels": 2, "depth": 2, "width": 32},
+    "f_vae": {"squeezes": 1, "blocks": 1, "hidden": 8, "levels": 2, "depth": 2, "width": 32},
+}
+BY_HAND, BY_LAYER = 8, 2  # times that a network is wider than what leaves it, to run so on few values
+every_way = pytest.mark.parametrize("times", [BY_HAND, BY_LAYER], ids=["by hand", "layer by layer"])
+
+
+def together(
+    k: int,
+    shape: tuple[int, ...],
+    params: Callable[[int, int], nn.Module] | None = None,
+    mixing: Callable[[int], nn.Module] = InvertibleConv,
+    times: int = BY_HAND,
+) -> Steps:
+    """k perturbed steps; ``params(keep, moved)`` is a coupling's, by default affine of nets ``times`` as wide."""
+    c = shape[0]
+    keep, moved = c // 2, c - c // 2
+    make = params or (lambda keep, moved: Split(coupling_net(keep, 2 * moved, times * 2 * moved)))
+    return perturb(
+        Steps(*(f for _ in range(k) for f in (ActNorm(shape), mixing(c), Coupling(make(keep, moved), keep))))
+    )
+
+
+def density(flow: nn.Module, x: Tensor, cond=None) -> Tensor:
+    """-log p(x), added over the batch: what training takes the gradient of."""
+    z, logdet = flow(x, cond)
+    return -(log_normal(z) + logdet).sum()
+
+
+def gradients(model: nn.Module, loss: Tensor, inputs: tuple[Tensor, ...] = ()) -> dict[str, Tensor]:
+    """The gradient of each parameter that is trained, and of the inputs, by name."""
+    names = {**{f"input {i}": a for i, a in enumerate(inputs)}, **dict(model.named_parameters())}
+    names = {name: p for name, p in names.items() if p.requires_grad}
+    return dict(zip(names, torch.autograd.grad(loss, list(names.values())), strict=True))
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest relative difference, in norm, of tensors of the same names."""
+    assert found.keys() == expected.keys()
+    return max(((found[n] - expected[n]).norm() / expected[n].norm()).item() for n in expected)
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The relative difference, in norm, of all tensors together."""
+    a, b = (torch.cat([t[name].double().flatten() for name in expected]) for t in (found, expected))
+    return ((a - b).norm() / b.norm()).item()
+
+
+every_recipe = pytest.mark.parametrize(
+    ("name", "coupling", "mixing"),
+    list(itertools.product(SMALL, ("affine", "additive"), ("conv", "shuffle", "reverse"))),
+)
+
+
+def made(name: str, coupling: str, mixing: str, shape=(1, 8, 12), n=5) -> tuple[LatentModel, Tensor, Tensor]:
+    """A perturbed model, n images and noise."""
+    model = perturb(RECIPES[name](shape, **SMALL[name], coupling=coupling, mixing=mixing), 0.1)
+    x = torch.randint(256, (n, *shape)).to(torch.get_default_dtype())
+    return model, x, model.noise(n)
+
+
+every_network = pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "by autograd"])
+kept_or_recomputed = pytest.mark.parametrize("reversible", [False, True], ids=["kept", "recomputed"])
+
+Run = Callable[[], dict[str, Tensor]]
+
+
+def kept_and_recomputed(model: nn.Module, run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What ``run`` gives with activations kept, and with activations recomputed."""
+    results = []
+    for reversible in (False, True):
+        set_reversible(model, reversible)
+        results.append(run())
+    return results[0], results[1]
+
+
+def check_gradients(model: nn.Module, run: Run) -> None:
+    """What ``run`` gives, activations kept or recomputed, is what it gives of the plain implementation."""
+    with plain(model):
+        expected = run()
+    for found in kept_and_recomputed(model, run):
+        assert difference(found, expected) < 1e-10
