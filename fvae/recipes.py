@@ -24,6 +24,7 @@ from fvae.rooms import (
     Kind2,
     LanguageModel,
     Mixing,
+    Probability,
     attention,
     coders,
     couplings,
@@ -421,6 +422,7 @@ def text_vae(
     heads: int = 4,
     dropout: float = 0.5,
     word_dropout: float = 0.0,
+    softmax: Probability = "full",
     classes: int = 0,
 ) -> LatentModel:
     """A VAE of sentences: LSTM encoder, and a language model that is told z as the decoder (Bowman et al., 2016).
@@ -457,7 +459,7 @@ def text_vae(
     density = labelled(flow, latent, classes)
     if isinstance(density, Chain) and "sided" in posterior:
         params = Relative(params, density.flows[1].params)
-    net = language(shape, decoder, latent, embedding, hidden, layers, heads, dropout)
+    net = language(shape, decoder, latent, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(params), Tokens(net, longest, word_dropout), density, shape, (latent,))
 
 
@@ -470,6 +472,7 @@ def language_model(
     layers: int = 2,
     heads: int = 4,
     dropout: float = 0.5,
+    softmax: Probability = "full",
 ) -> LatentModel:
     """text_vae's decoder alone, with a latent of no dimensions: what a latent has to be worth (Mikolov et al., 2010).
 
@@ -477,5 +480,5 @@ def language_model(
         hidden: units of the LSTM, or of the transformer
     """
     attention(decoder, hidden, heads)
-    net = language(shape, decoder, 0, embedding, hidden, layers, heads, dropout)
+    net = language(shape, decoder, 0, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(Nothing()), Tokens(net, shape[0]), Flatten((0,)), shape, (0,))

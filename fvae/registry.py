@@ -35,6 +35,7 @@ SETTINGS = {
     "embedding": "values of a token's embedding; the transformer's are as many as it has hidden",
     "layers": "of the transformer",
     "heads": "of the transformer's attention",
+    "softmax": "over all tokens alike, or adaptive: less work for rare ones (Grave et al., 2017)",
     "dropout": "share of the decoder's units that a training step leaves out",
     "bits": "bits a channel of a pixel, 1 to 8; vectors have none",
 }

@@ -36,7 +36,7 @@ from fvae.flows import (
 from fvae.likelihoods import Certain, Gaussian, Quantised, Scaled
 from fvae.nets.conv import BLOCKS, coupling_net, squeezing, unsqueezing, vector_decoder, vector_encoder, zero_conv
 from fvae.nets.mlp import coupling_mlp, mlp, residual_mlps, zero_linear
-from fvae.nets.text import LSTMDecoder, TransformerDecoder
+from fvae.nets.text import AdaptiveSoftmax, LSTMDecoder, Softmax, TransformerDecoder
 from fvae.params import BatchNorm, BestStd, ClassMeans, Learned, MeanOnly, NetworkStd, SharedStd, Split, by_channel
 from fvae.registry import Shape, TextShape, divisible, several
 
@@ -47,6 +47,7 @@ Kind2 = Literal["gradient", "channel", "closed", "fixed"]
 Bins = Literal["dequantised", "quantised"]
 Block = Literal["residual", "convnext"]
 LanguageModel = Literal["lstm", "transformer"]
+Probability = Literal["full", "adaptive"]
 MIXINGS: dict[str, Callable[[int], Flow]] = {"conv": InvertibleConv, "shuffle": shuffle, "reverse": reverse}
 
 
@@ -240,12 +241,14 @@ def language(
     layers: int,
     heads: int,
     dropout: float,
+    softmax: Probability,
 ) -> nn.Module:
     """A decoder of sentences that is told a latent, which may have no dimensions."""
     longest, vocabulary = shape
+    out = Softmax(hidden, vocabulary) if softmax == "full" else AdaptiveSoftmax(hidden, vocabulary)
     if decoder == "lstm":
-        return LSTMDecoder(vocabulary, embedding, hidden, latent, dropout)
-    return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout)
+        return LSTMDecoder(vocabulary, embedding, hidden, latent, dropout, out)
+    return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout, out)
 
 
 def attention(decoder: LanguageModel, hidden: int, heads: int) -> None:

@@ -34,7 +34,7 @@ class Tokens(nn.Module):
             before = torch.where(hidden & (before > UNK), UNK, before)
         h = self.net(before, z)
         rows, places = (x != PAD).nonzero(as_tuple=True)
-        found = log_probability(h[rows, places], self.net.out.weight, self.net.out.bias, x[rows, places])
+        found = self.net.out(h[rows, places], x[rows, places])
         return torch.zeros(len(x), dtype=found.dtype, device=x.device).index_add(0, rows, found)
 
     def mean(self, z: Tensor) -> Tensor:
@@ -92,16 +92,9 @@ class Tokens(nn.Module):
     def next(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """log-probabilities (B, V) of what comes next; padding and the beginning can't be written."""
         h, state = self.net.step(token, state)
-        log_p = torch.log_softmax(self.net.out(h), -1)
+        log_p = self.net.out.log_prob(h)
         log_p[:, [PAD, BOS]] = -math.inf
         return log_p, state
-
-
-def log_probability(h: Tensor, weight: Tensor, bias: Tensor, token: Tensor) -> Tensor:
-    """log softmax(W h + b) at a token each: (N, H), (V, H), (V,), (N,) -> (N,), in float32 or wider."""
-    logits = F.linear(h, weight, bias)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return -F.cross_entropy(logits, token, reduction="none")
 
 
 def choose(log_p: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:

@@ -32,9 +32,12 @@ TABLE = {
     "two-sided, flow": {"prior": "flow"},
     "gaussian, flow, classes": {"posterior": "gaussian", "prior": "flow", "classes": 2},
     "transformer": {"decoder": "transformer"},
+    "two-sided, adaptive": {"softmax": "adaptive"},
+    "transformer, adaptive": {"decoder": "transformer", "softmax": "adaptive"},
     "transformer, gaussian, classes": {"decoder": "transformer", "posterior": "gaussian", "classes": 3},
 }
 every = pytest.mark.parametrize("extra", TABLE.values(), ids=TABLE.keys())
+softmaxes = pytest.mark.parametrize("softmax", ["full", "adaptive"])
 decoders = pytest.mark.parametrize("decoder", ["lstm", "transformer"])
 
 
@@ -118,16 +121,17 @@ def by_steps(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
     token, state, found = torch.full((len(x),), BOS), net.begin(z), 0.0
     for column in x.T:
         h, state = net.step(token, state)
-        log_p = torch.log_softmax(net.out(h), -1)
+        log_p = net.out.log_prob(h)
         found = found + torch.where(column == PAD, 0.0, log_p.gather(1, column[:, None])[:, 0])
         token = column
     return found
 
 
 @decoders
+@softmaxes
 @torch.no_grad()
-def test_the_kept_state_says_what_the_whole_sentence_does(decoder, float64):
-    model = made(0.3, decoder=decoder).eval()
+def test_the_kept_state_says_what_the_whole_sentence_does(decoder, softmax, float64):
+    model = made(0.3, decoder=decoder, softmax=softmax).eval()
     x, z = sentences(7), torch.randn(7, 4)
     torch.testing.assert_close(by_steps(model, x, z), model.decoder(x, z), rtol=1e-10, atol=1e-10)
 
@@ -146,10 +150,11 @@ def test_a_token_depends_on_those_before_it_alone(decoder, float64):
 
 
 @decoders
+@softmaxes
 @torch.no_grad()
-def test_sentences_and_those_that_go_on_have_probability_one(decoder, float64):
+def test_sentences_and_those_that_go_on_have_probability_one(decoder, softmax, float64):
     """Of all sentences of up to three tokens, and all beginnings of three, over all tokens of a small vocabulary."""
-    model = perturb(text_vae((4, 6), **(SMALL | {"decoder": decoder})), 0.3).eval()
+    model = perturb(text_vae((4, 6), **(SMALL | {"decoder": decoder, "softmax": softmax})), 0.3).eval()
     z = torch.randn(1, 4)
     total = 0.0
     for n in range(4):
@@ -157,7 +162,7 @@ def test_sentences_and_those_that_go_on_have_probability_one(decoder, float64):
             x = torch.tensor([[*tokens, EOS]])
             log_p = model.decoder(x, z)
             h = model.decoder.net(F.pad(x[:, :-1], (1, 0), value=BOS), z)
-            stop = torch.log_softmax(model.decoder.net.out(h[:, -1]), -1)[0]
+            stop = model.decoder.net.out.log_prob(h[:, -1])[0]
             padded = stop[PAD].exp() * torch.exp(log_p - stop[EOS])
             total += (log_p.exp() if n < 3 else torch.exp(log_p - stop[EOS])) + (padded if n < 3 else 0.0)
     assert float(total) == pytest.approx(1, abs=1e-10)

@@ -1,8 +1,8 @@
 """Networks of sentences: LSTM encoder and decoder, and a causal transformer decoder.
 
 A sentence is a row of token numbers (B, T), padded with ``PAD``. A decoder reads what came before each token, and z:
-``forward(before, z) -> (B, T, H)``, from which its ``out`` gives the next token's logits; ``begin`` and ``step`` do the
-same a token at a time, with the state that spares the tokens before: tensors with the batch first.
+``forward(before, z) -> (B, T, H)``, from which its ``out`` gives the next token's probability; ``begin`` and ``step``
+do the same a token at a time, with the state that spares the tokens before: tensors with the batch first.
 """
 
 import math
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from fvae.params import without_autocast
 
 PAD, BOS, EOS, UNK = range(4)
 
@@ -28,6 +30,49 @@ def lstm_states(lstm: nn.LSTM, x: Tensor, n: Tensor, start: tuple[Tensor, Tensor
     packed = pack_padded_sequence(x, n.cpu(), batch_first=True, enforce_sorted=False)
     states, (last, _) = lstm(packed, start)
     return pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0], last[-1]
+
+
+class Softmax(nn.Module):
+    """log softmax(W h + b), in float32 or wider."""
+
+    def __init__(self, hidden: int, vocabulary: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden, vocabulary)
+
+    def forward(self, h: Tensor, token: Tensor) -> Tensor:
+        """At a token each: (N, H), (N,) -> (N,)."""
+        return -F.cross_entropy(self.logits(h), token, reduction="none")
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """At every token: (N, H) -> (N, V)."""
+        return torch.log_softmax(self.logits(h), -1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        logits = self.dense(h)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class AdaptiveSoftmax(nn.Module):
+    """One over the most frequent fifth of the tokens and the rest as a whole, and one within the rest, of half as many
+    dimensions: probabilities that add up to 1, for a quarter of the work (Grave et al., 2017).
+
+    Tokens are numbered by their frequency. In the type of its weights, also under autocast.
+    """
+
+    def __init__(self, hidden: int, vocabulary: int):
+        super().__init__()
+        fifth = max(1, vocabulary // 5)
+        self.parts = nn.AdaptiveLogSoftmaxWithLoss(hidden, vocabulary, [fifth], div_value=2.0, head_bias=True)
+
+    def forward(self, h: Tensor, token: Tensor) -> Tensor:
+        """At a token each: (N, H), (N,) -> (N,)."""
+        with without_autocast(h):
+            return self.parts(h.to(self.parts.head.weight.dtype), token).output
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """At every token: (N, H) -> (N, V)."""
+        with without_autocast(h):
+            return self.parts.log_prob(h.to(self.parts.head.weight.dtype))
 
 
 class LSTMEncoder(nn.Module):
@@ -49,13 +94,12 @@ class LSTMDecoder(nn.Module):
     With a latent of no dimensions it is a plain language model.
     """
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, latent: int, dropout: float):
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, latent: int, dropout: float, out: nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
         self.start = nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5)
         self.lstm = nn.LSTM(embedding + latent, hidden, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(hidden, vocabulary)
+        self.dropout, self.out = nn.Dropout(dropout), out
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
         h, c, _ = self.begin(z)
@@ -102,7 +146,15 @@ class TransformerDecoder(nn.Module):
     """A causal transformer that sees W z, added to each token (pre-norm; Radford et al., 2019)."""
 
     def __init__(
-        self, vocabulary: int, longest: int, hidden: int, latent: int, layers: int, heads: int, dropout: float
+        self,
+        vocabulary: int,
+        longest: int,
+        hidden: int,
+        latent: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        out: nn.Module,
     ):
         super().__init__()
         self.embed, self.places = nn.Embedding(vocabulary, hidden), nn.Embedding(longest, hidden)
@@ -115,8 +167,7 @@ class TransformerDecoder(nn.Module):
             for last in (block.out.weight, block.dense[-1].weight):
                 nn.init.normal_(last, std=0.02 / math.sqrt(2 * layers))
         self.blocks = nn.ModuleList(blocks)
-        self.norm, self.dropout = nn.LayerNorm(hidden), nn.Dropout(dropout)
-        self.out = nn.Linear(hidden, vocabulary)
+        self.norm, self.dropout, self.out = nn.LayerNorm(hidden), nn.Dropout(dropout), out
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
         places = torch.arange(before.shape[1], device=before.device)
