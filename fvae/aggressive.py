@@ -13,11 +13,17 @@ class Turns:
     """Whose turn it is. ``state`` is all that a checkpoint needs."""
 
     def __init__(self, on: bool):
-        self.state: dict[str, Any] = {"on": on, "posterior": on, "mutual": -math.inf, **FRESH}
+        self.state: dict[str, Any] = {"on": on, "posterior": on, "rounds": 0, "mutual": -math.inf, **FRESH}
 
     @property
     def on(self) -> bool:
         return self.state["on"]
+
+    @property
+    def rounds(self) -> int:
+        """The steps of the decoder so far, by which the rate's weight is annealed: one weight a turn of the posterior,
+        whose losses are compared."""
+        return self.state["rounds"]
 
     def take(self, model: LatentModel) -> None:
         """Let only those parameters have a gradient whose turn it is, or, when it is over, all."""
@@ -27,8 +33,8 @@ class Turns:
     def after(self, loss: float) -> None:
         """Go on to the next turn, after a step of this loss."""
         s = self.state
-        if not s["posterior"]:
-            s |= {"posterior": True, **FRESH}
+        if not (s["on"] and s["posterior"]):
+            s |= {"posterior": True, "rounds": s["rounds"] + 1, **FRESH}
             return
         s["steps"] += 1
         s["sum"] += loss

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fvae.atoms import LOG_2PI, colour, log_normal, total
 from fvae.flows import ActNorm, Chain, Colour, Flow, one_by_one
-from fvae.params import ClassMeans, Relative, Running
+from fvae.params import ClassMeans, Relative, Running, across
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -56,8 +56,8 @@ class Terms(NamedTuple):
                 raise ValueError(
                     "free_each: expected a Gaussian posterior and prior, whose rate has a part a dimension"
                 )
-            rate = self.kl.mean(0).clamp(min=free_each).sum()
-        return self.distortion.mean() + beta * (rate.clamp(min=free) if free else rate)
+            rate = across(self.kl.mean(0)).clamp(min=free_each).sum()
+        return self.distortion.mean() + beta * (across(rate).clamp(min=free) if free else rate)
 
 
 def bits_per_dim(nats: Number, dims: int) -> Number:
@@ -177,7 +177,7 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins."""
+        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins, sentences greedily."""
         return self.decode(temperature * self.codes(n, generator), y)
 
 

@@ -19,13 +19,13 @@ from fvae.settings import DataSettings, TrainSettings
 COMMANDS = {
     "recipes": "what can be trained, one line each",
     "train": "train a recipe on data into a run folder, or --resume one",
-    "evaluate": "bits/dim (or nats), rate and distortion of a run, and the tighter K-sample bound",
-    "sample": "draw images, or one labelled row a temperature; or rows of numbers",
-    "reconstruct": "images beside what the model makes of their codes",
-    "interpolate": "between two images (a row) or four (a square)",
+    "evaluate": "bits/dim (or nats), rate and distortion of a run, and a tighter bound; of text perplexity",
+    "sample": "draw images, or one labelled row a temperature; rows of numbers; or sentences",
+    "reconstruct": "images, or sentences, beside what the model makes of their codes",
+    "interpolate": "between two images, or sentences, (a row) or four (a square)",
     "encode": "data to codes, an .npz",
     "decode": "codes back to data",
-    "score": "one bound on -log p(x) a file or row, as CSV",
+    "score": "one bound on -log p(x) a file, row or sentence, as CSV",
     "compare": "curves, table and samples of several runs side by side",
     "demo": "train a small f-VAE on the digits that ship with scikit-learn, and look at it",
 }
@@ -220,7 +220,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     "sample": [
         run,
         flag("--n", type=int, help="how many (default: 64; 10 a row with --temperatures)"),
-        flag("--temperature", type=float, help="standard deviation of the code (default: 0.8 for images, 1 for rows)"),
+        flag("--temperature", type=float, help="standard deviation of the code (default: 0.8 for images, else 1)"),
         flag("--temperatures", metavar="T,T,...", help="one labelled row for each, of the same codes"),
         flag(
             "--label", metavar="K", help="draw this class, by its number or name, where the run was trained with labels"

@@ -27,7 +27,7 @@ from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
 from fvae.information import ACTIVE, information, known
-from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, vocabulary_of
+from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, needed, vocabulary_of
 from fvae.outputs import need_picture, read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
@@ -57,7 +57,7 @@ def train(
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from fvae.progress import ProgressBar
-    from fvae.train import make_trainer, step_to_resume
+    from fvae.train import check_training, make_trainer, step_to_resume
     from fvae.train import train as fit
 
     settings.check()
@@ -91,7 +91,8 @@ def train(
     built.config |= {"columns": samples.columns} if samples.columns else {}
     built.config |= {"vocabulary": samples.vocabulary.digest} if samples.vocabulary else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
-    make_trainer(settings, logger=False)  # what it refuses, it refuses before anything is written
+    check_training(built, samples, settings)  # what is refused, is refused before anything is written
+    make_trainer(settings, logger=False)
     if begun:
         check_same(run, recipe, built.config["settings"], data, settings)
         step_to_resume(run, built, samples)
@@ -99,7 +100,8 @@ def train(
         if samples.vocabulary:
             write_text(run / VOCABULARY, samples.vocabulary.text)
         write_config(run, recipe, built.config["settings"], data, settings)
-        say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run)
+        say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run, samples.vocabulary is not None)
+        say_cut(samples.cut + test.cut, data.longest)
         say_discrete(discrete(samples) if samples.columns else [])
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
@@ -142,12 +144,18 @@ def size(shape: Shape) -> str:
     return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
 
 
-def say_skipped(skipped: list[str], read: int, run: Path | None = None) -> None:
-    """Count and name the files that were left out; a run has the list in ``skipped.txt``, where it is long."""
+def say_skipped(skipped: list[str], read: int, run: Path | None = None, lines: bool = False) -> None:
+    """Count and name the files, or ``lines``, that were left out; a run has the list in ``skipped.txt``, if it is long.
+
+    Without a run all files are named, but not all lines.
+    """
     if not skipped:
         return
-    shown = skipped if run is None or len(skipped) <= 3 else [*skipped[:3], f"... (all in {run / 'skipped.txt'})"]
-    print(f"skipped {len(skipped)} of {len(skipped) + read} files: {'; '.join(shown)}", file=sys.stderr)
+    shown = skipped
+    if len(skipped) > 3 and (run or lines):
+        shown = [*skipped[:3], f"... (all in {run / 'skipped.txt'})" if run else "..."]
+    what = "lines" if lines else "files"
+    print(f"skipped {len(skipped)} of {len(skipped) + read} {what}: {'; '.join(shown)}", file=sys.stderr)
     if run is not None:
         write_text(run / "skipped.txt", "\n".join(skipped) + "\n")
 
@@ -158,8 +166,9 @@ def data_of(
     """The data to use a run on and what they are in words (see ``run_data``), having said what was left out."""
     vocabulary = vocabulary_of(model, run) if len(model.shape) == 2 else None
     samples, what = run_data(run, data, split, model.shape, whole, vocabulary)
-    say_skipped(samples.skipped, len(samples))
+    say_skipped(samples.skipped, len(samples), lines=vocabulary is not None)
     if vocabulary:
+        say_cut(samples.cut, vocabulary.longest)
         say_unknown(samples, what)
     columns = model.config.get("columns", samples.columns)
     if not same_columns(columns, samples.columns):
@@ -170,6 +179,11 @@ def data_of(
     samples = samples.numbered_as(model.config.get("labels", []), where)
     check_labels(model, samples, where)
     return samples, what
+
+
+def say_cut(cut: int, longest: int) -> None:
+    if cut:
+        print(f"cut {cut} sentences at {longest} tokens (--data.longest)", file=sys.stderr)
 
 
 def say_unknown(samples: Samples, what: str) -> None:
@@ -200,7 +214,7 @@ def need_seen(model: LatentModel, run: Path, command: str, out: Path | None) -> 
     if isinstance(kind, Rows):
         raise UserError(f"{command}: makes pictures; {run} was trained on rows of numbers: see fvae encode and decode")
     if isinstance(kind, Images):
-        need_picture(out)
+        need_picture(needed(out))
     else:
         kind.need_out(out)
     return kind
@@ -229,6 +243,7 @@ def evaluate(
     kind = KINDS[len(model.shape)]
     samples = kind.draws if samples is None else samples
     at_least("--samples", samples, 1)
+    samples = samples if math.prod(model.noise_shape) else 1  # nothing is drawn
     at_most_seed(seed)
     if out:
         need_file("--json", out)
@@ -399,7 +414,10 @@ def interpolate(
             raise UserError(f"--labels: expected one for each of {len(ends)} images, found {len(words)}")
         numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
         if isinstance(kind, Sentences):
-            samples = Samples(kind.vocabulary.numbers(ends)[0], list(ends), vocabulary=kind.vocabulary)
+            values, cut = kind.vocabulary.numbers(ends)
+            samples = Samples(values, list(ends), vocabulary=kind.vocabulary, cut=cut)
+            say_cut(cut, kind.vocabulary.longest)
+            say_unknown(samples, "these sentences")
         else:
             samples = read_files([Path(end) for end in ends], model.shape)
         samples = replace(samples, labels=numbers)
@@ -482,6 +500,7 @@ def score(run: Path, data: DataSettings, split: str | None, samples: int | None,
     model = load(run, device())
     samples = KINDS[len(model.shape)].draws if samples is None else samples
     at_least("--samples", samples, 1)
+    samples = samples if math.prod(model.noise_shape) else 1  # nothing is drawn
     data_, what = data_of(run, model, data, split, whole=True)
     found = bounds(model, data_, samples, seed)
     nats, told = found.tighter if samples > 1 else found.loss, unit(model)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fvae.atoms import total
 from fvae.bound import LatentModel, bits_per_dim, importance_bound
-from fvae.data.samples import Samples
+from fvae.data.samples import NOUNS, Samples
 from fvae.flows import Exact
 
 Values = TypeVar("Values", np.ndarray, Tensor)
@@ -89,7 +89,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
-        {1: "rows", 2: "sentences", 3: "images"}[len(model.shape)]: len(found.loss),
+        NOUNS[len(model.shape)]: len(found.loss),
         "dimensions": math.prod(model.shape),
         "bits": model.decoder.bits,
         "samples": samples,

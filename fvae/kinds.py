@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fvae.bound import LatentModel
+from fvae.data.samples import NOUNS
 from fvae.data.texts import Vocabulary
 from fvae.data.vectors import nameless
 from fvae.errors import UserError
@@ -60,7 +61,7 @@ class Kind:
 class Images(Kind):
     """(N, H, W, C) uint8."""
 
-    noun, ends = "images", "image files"
+    noun, ends = NOUNS[3], "image files"
     temperature = 0.8
 
     def need_out(self, out: Path | None, folder: bool = True) -> None:
@@ -79,7 +80,7 @@ class Images(Kind):
 class Rows(Kind):
     """(N, D) float32."""
 
-    noun, ends = "rows", "rows"
+    noun, ends = NOUNS[1], NOUNS[1]
 
     @property
     def columns(self) -> list[str]:
@@ -99,7 +100,7 @@ class Rows(Kind):
 class Sentences(Kind):
     """(N,) text; printed where no file is named."""
 
-    noun, ends, many, draws = "sentences", "sentences", 10, 500
+    noun, ends, many, draws = NOUNS[2], NOUNS[2], 10, 500
 
     def __init__(self, model: LatentModel, run: Path):
         super().__init__(model, run)
@@ -142,11 +143,7 @@ def vocabulary_of(model: LatentModel, run: Path) -> Vocabulary:
     """The tokeniser of a run on text; raises ``UserError`` where it is not the one that the model was trained with."""
     vocabulary = Vocabulary.read(run / VOCABULARY, model.shape[0] - 1)
     if vocabulary.shape[1] != model.shape[1] or vocabulary.digest != model.config.get("vocabulary"):
-        found = (
-            f"{vocabulary.shape[1]} tokens, and another text"
-            if vocabulary.shape == model.shape
-            else vocabulary.shape[1]
-        )
+        found = f"{vocabulary.shape[1]} others" if vocabulary.shape == model.shape else vocabulary.shape[1]
         raise UserError(
             f"{run / VOCABULARY}: does not belong to {run}: expected {model.shape[1]} tokens, found {found}"
         )

@@ -14,9 +14,9 @@ from fvae.files import need_file, need_folder, write_bytes, write_text
 from fvae.pictures import PICTURES, save_picture, square, to_image
 
 
-def need_picture(out: Path | None) -> None:
+def need_picture(out: Path) -> None:
     """Refuse a name that is no picture's, before the work is done; raises ``UserError``."""
-    if out is None or out.suffix.lower() not in PICTURES:
+    if out.suffix.lower() not in PICTURES:
         raise UserError(f"--out {out}: expected a picture's name that ends in {', '.join(PICTURES)}")
     need_file("--out", out)
 

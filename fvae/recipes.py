@@ -25,7 +25,6 @@ from fvae.rooms import (
     LanguageModel,
     Mixing,
     Probability,
-    attention,
     coders,
     couplings,
     exact,
@@ -35,6 +34,7 @@ from fvae.rooms import (
     language,
     nice_flow,
     noised,
+    possible,
     realnvp_flow,
     same_size,
     scale,
@@ -57,6 +57,7 @@ __all__ = [
         "f_vae_reduced",
         "f_vae_general",
         "text_vae",
+        "language_model",
     ],
 ]
 
@@ -443,7 +444,7 @@ def text_vae(
         word_dropout: share of the tokens that the decoder is not shown in training
     """
     longest, vocabulary = shape
-    attention(decoder, hidden, heads)
+    possible(decoder, hidden, heads)
     if prior == "flow" and latent == 1:
         raise UserError("prior flow needs latent 2 or more; found 1")
     encoder = LSTMEncoder(vocabulary, embedding, hidden, latent if posterior == "fixed" else 2 * latent)
@@ -457,7 +458,7 @@ def text_vae(
         Flatten((latent,)) if prior == "normal" else glow_flow((latent,), 1, flow_depth, flow_width, "conv", "affine")
     )
     density = labelled(flow, latent, classes)
-    if isinstance(density, Chain) and "sided" in posterior:
+    if isinstance(density, Chain) and prior == "normal" and "sided" in posterior:
         params = Relative(params, density.flows[1].params)
     net = language(shape, decoder, latent, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(params), Tokens(net, longest, word_dropout), density, shape, (latent,))
@@ -479,6 +480,6 @@ def language_model(
     Args:
         hidden: units of the LSTM, or of the transformer
     """
-    attention(decoder, hidden, heads)
+    possible(decoder, hidden, heads)
     net = language(shape, decoder, 0, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(Nothing()), Tokens(net, shape[0]), Flatten((0,)), shape, (0,))

@@ -36,9 +36,10 @@ from fvae.flows import (
 from fvae.likelihoods import Certain, Gaussian, Quantised, Scaled
 from fvae.nets.conv import BLOCKS, coupling_net, squeezing, unsqueezing, vector_decoder, vector_encoder, zero_conv
 from fvae.nets.mlp import coupling_mlp, mlp, residual_mlps, zero_linear
-from fvae.nets.text import AdaptiveSoftmax, LSTMDecoder, Softmax, TransformerDecoder
+from fvae.nets.text import LSTMDecoder, TransformerDecoder
 from fvae.params import BatchNorm, BestStd, ClassMeans, Learned, MeanOnly, NetworkStd, SharedStd, Split, by_channel
 from fvae.registry import Shape, TextShape, divisible, several
+from fvae.tokens import AdaptiveSoftmax, Softmax
 
 Mixing = Literal["conv", "shuffle", "reverse"]
 Affine = Literal["affine", "additive"]
@@ -251,7 +252,9 @@ def language(
     return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout, out)
 
 
-def attention(decoder: LanguageModel, hidden: int, heads: int) -> None:
-    """Refuse a transformer whose heads don't share its hidden units; raises ``UserError``."""
+def possible(decoder: LanguageModel, hidden: int, heads: int) -> None:
+    """Refuse networks of no units, and a transformer whose heads don't share them; raises ``UserError``."""
+    if not hidden:
+        raise UserError("hidden must be above 0; found 0")
     if decoder == "transformer" and hidden % heads:
         raise UserError(f"hidden must be a multiple of heads, {heads}; found {hidden}")

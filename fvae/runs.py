@@ -20,7 +20,8 @@ VOCABULARY = "tokenizer.json"
 FREE = {
     f"train.{k}" for k in ("steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy")
 }
-FREE |= {"data.source"}
+FREE |= {"data.source", "data.labels"}
+WATCHED = {"train.every", "train.test_images"}  # of these aggressive training's end is a function
 BOUNDS = ("", "rate_", "distortion_")  # of each evaluation, on held-out data
 
 
@@ -76,26 +77,30 @@ def data_settings(path: Path, values: dict[str, Any]) -> DataSettings:
 
 
 def write_config(run: Path, recipe: str, model: dict[str, Any], data: DataSettings, train: TrainSettings) -> None:
-    """Write all that is needed to run it again; a source that is a path is made absolute."""
-    content = {"recipe": recipe, "data": asdict(whole_path(data)), "model": model, "train": asdict(train)}
+    """Write all that is needed to run it again; paths are made absolute."""
+    content = {"recipe": recipe, "data": asdict(whole_paths(data)), "model": model, "train": asdict(train)}
     write_text(run / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def whole_path(data: DataSettings) -> DataSettings:
-    path = Path(data.source).expanduser()
-    is_path = data.source not in ("", "digits") and path.exists()
-    return replace(data, source=str(path.resolve())) if is_path else data
+def whole_paths(data: DataSettings) -> DataSettings:
+    def whole(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if name not in ("", "digits") and path.exists() else name
+
+    return replace(data, source=whole(data.source), labels=data.labels and whole(data.labels))
 
 
 def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings, train: TrainSettings) -> None:
     """Refuse to go on with a run under other settings; raises ``UserError`` that names the first that differs."""
     old = read_yaml(run / "config.yaml")
-    new = {"recipe": recipe, "data": asdict(whole_path(data)), "model": model, "train": asdict(train)}
+    new = {"recipe": recipe, "data": asdict(whole_paths(data)), "model": model, "train": asdict(train)}
+    defaults = {"data": asdict(DataSettings()), "train": asdict(TrainSettings())}  # of settings that are younger
+    free = FREE - (WATCHED if train.aggressive else set())
     for part, values in new.items():
         pairs = {part: (old.get(part), values)}
         if isinstance(values, dict):
-            kept = old.get(part) or {}
-            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in values.items() if f"{part}.{k}" not in FREE}
+            kept = defaults.get(part, {}) | (old.get(part) or {})
+            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in values.items() if f"{part}.{k}" not in free}
         for flag, (before, now) in pairs.items():
             if before != now:
                 raise UserError(f"{flag}: {run} was begun with {before} and can't go on with {now}: take another --out")
@@ -119,7 +124,10 @@ def run_data(
     if (run / "config.yaml").is_file():
         own = data_settings(run / "config.yaml", read_yaml(run / "config.yaml").get("data") or {})
         default = DataSettings()
-        changed = {k: v for k, v in asdict(whole_path(given)).items() if v != getattr(default, k)}
+        changed = {k: v for k, v in asdict(whole_paths(given)).items() if v != getattr(default, k)}
+        for flag in ("tokens", "vocabulary", "longest"):
+            if vocabulary and changed.get(flag, getattr(own, flag)) != getattr(own, flag):
+                raise UserError(f"--data.{flag} {changed[flag]}: {run} has a tokeniser of its own ({VOCABULARY})")
         data = replace(own, **changed)
     if not data.source:
         raise UserError(f"--data: {run} has no config.yaml to say what it was trained on; name a source")

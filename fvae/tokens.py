@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.nets.text import BOS, EOS, PAD, UNK, State
+from fvae.params import without_autocast
 
 
 class Tokens(nn.Module):
@@ -97,12 +98,59 @@ class Tokens(nn.Module):
         return log_p, state
 
 
+class Softmax(nn.Module):
+    """log softmax(W h + b), in float32 or wider."""
+
+    def __init__(self, hidden: int, vocabulary: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden, vocabulary)
+
+    def forward(self, h: Tensor, token: Tensor) -> Tensor:
+        """At a token each: (N, H), (N,) -> (N,)."""
+        return -F.cross_entropy(self.logits(h), token, reduction="none")
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """At every token: (N, H) -> (N, V)."""
+        return torch.log_softmax(self.logits(h), -1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        logits = self.dense(h)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class AdaptiveSoftmax(nn.Module):
+    """One over the most frequent fifth of the tokens and the rest as a whole, and one within the rest, of half as many
+    dimensions: probabilities that add up to 1, for a quarter of the work (Grave et al., 2017).
+
+    Words and characters are numbered by their frequency; byte pairs come after the 256 bytes. In the type of its
+    weights, also under autocast.
+    """
+
+    def __init__(self, hidden: int, vocabulary: int):
+        super().__init__()
+        fifth = max(1, vocabulary // 5)
+        self.parts = nn.AdaptiveLogSoftmaxWithLoss(hidden, vocabulary, [fifth], div_value=2.0, head_bias=True)
+
+    def forward(self, h: Tensor, token: Tensor) -> Tensor:
+        """At a token each: (N, H), (N,) -> (N,)."""
+        with without_autocast(h):
+            found = self.parts(h.to(self.parts.head.weight.dtype), token).output
+        # rare tokens' weights take part where no token is rare: several processes wait for every gradient
+        return found + 0 * sum(p.sum() for p in self.parts.tail.parameters())
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """At every token: (N, H) -> (N, V)."""
+        with without_autocast(h):
+            return self.parts.log_prob(h.to(self.parts.head.weight.dtype))
+
+
 def choose(log_p: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
     """A token each: (B, V) -> (B,)."""
     if temperature == 0:
         return log_p.argmax(-1)
     p, order = torch.softmax(log_p / temperature, -1).sort(-1, descending=True)
     p = p * (p.cumsum(-1) - p < top_p)  # the first always stays
-    drawn = torch.rand(len(p), 1, generator=generator).to(p.device) * p.sum(-1, keepdim=True)
-    place = torch.searchsorted(p.cumsum(-1), drawn.to(p.dtype)).clamp(max=p.shape[-1] - 1)
+    upto = p.cumsum(-1)
+    drawn = torch.rand(len(p), 1, generator=generator).to(p) * upto[:, -1:]  # not p.sum(): it may end elsewhere
+    place = torch.searchsorted(upto, drawn).clamp(max=p.shape[-1] - 1)
     return order.gather(-1, place)[:, 0]

@@ -3,7 +3,8 @@
 A run of so many steps is a function of its settings and images. The images of step t and the noise u of step t depend
 on (seed, t) alone, drawn for the whole batch of all devices, of which each takes its share. So a run that was killed
 goes on from its last checkpoint to the same weights as one that was not, bit for bit, with no generator's state to be
-saved; and two processes agree with one. For Lightning the run is one endless epoch.
+saved; and two processes agree with one, but for dropout, which each draws for itself. For Lightning the run is one
+endless epoch.
 """
 
 import copy
@@ -136,7 +137,8 @@ def decay(most: float, n: int) -> float:
 class Training(LightningModule):
     """One model in training, with the average of its weights; the loss is the bound in the data's unit.
 
-    Nothing in a step waits for the device: norms, losses and counts stay there until a row of metrics.csv is due.
+    Nothing in a step of images waits for the device: norms, losses and counts stay there until a row of metrics.csv is
+    due. What is told of the loss is the bound, whatever the rate weighs in training.
     """
 
     skips: Tensor
@@ -179,16 +181,18 @@ class Training(LightningModule):
         torch.manual_seed(mixed(self.settings.seed, self.global_step, self.global_rank + 1))  # of dropout
         if self.settings.aggressive:
             self.turns.take(self.model)
-        loss = self.unit.of(self.loss(self.call(x, y, u)))
-        self.losses.append(loss.detach())
-        if self.turns.on:
+        terms = self.call(x, y, u)
+        loss = self.unit.of(self.loss(terms))
+        self.losses.append(self.unit.of(terms.loss().detach()))
+        if self.settings.aggressive:
             self.turns.after(float(loss.detach()))
         return loss
 
     def loss(self, terms: Terms) -> Tensor:
         """The objective at this step's weight of the rate, with what the rate has free."""
         s = self.settings
-        return terms.loss(s.beta * weight(s, self.global_step), s.free_nats, s.free_nats_each)
+        t = self.turns.rounds if s.aggressive else self.global_step
+        return terms.loss(s.beta * weight(s, t), s.free_nats, s.free_nats_each)
 
     def configure_gradient_clipping(self, optimizer: Any, **_: Any) -> None:
         """Clip; and leave a step out whose gradient is not finite.
@@ -260,7 +264,7 @@ class Keeper(Callback):
     def keep(self, trainer: Trainer, training: Training, loss: float) -> None:
         model, told = training.average.eval(), training.unit
         test = summary(model, bounds(model, self.test), 1)
-        if training.turns.on:
+        if training.turns.on and trainer.global_step % training.settings.every == 0:
             training.turns.evaluated(information(training.model.eval(), self.test).mutual)
             training.model.train()
         row = {
@@ -308,10 +312,11 @@ def widest(model: LatentModel, data: Samples) -> float:
 
 
 def picture(model: LatentModel, test: Samples, path: Path) -> None:
-    """Samples of images on a sheet; of vectors, beside the data, column against column."""
+    """Samples of images on a sheet; of vectors, beside the data, column against column; of text, token by token."""
     generator = torch.Generator().manual_seed(0)
     if test.vocabulary:
-        x = model.sample(16, some_labels(model, 16, generator), 1.0, generator)
+        z = model.prior.inverse(model.codes(16, generator), some_labels(model, 16, generator))
+        x = model.decoder.draw(z, generator=generator)
         write_text(path.with_suffix(".txt"), "".join(line + "\n" for line in test.vocabulary.lines(x.cpu().numpy())))
     elif model.decoder.bits is None:
         n = min(1000, len(test))
@@ -394,6 +399,29 @@ def step_to_resume(run: Path, model: LatentModel, data: Samples) -> int:
     return check_checkpoint(path, model, digest(data.values, used_labels(model, data))) if path.exists() else 0
 
 
+def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
+    """Refuse settings that a model or its data can't be trained with; raises ``UserError``."""
+    each = settings.batch_size // (settings.devices * settings.nodes)
+    if each < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
+        raise UserError(
+            f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
+            f"a device, found {each}"
+        )
+    if settings.aggressive and not known(model):
+        raise UserError(
+            "--train.aggressive: needs a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
+        )
+    if settings.free_nats_each and not model.gaussian:
+        raise UserError(
+            "--train.free_nats_each: needs a Gaussian posterior and prior, whose rate has a part a dimension"
+        )
+    for name in ("free_nats", "beta", "anneal"):
+        if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
+            raise UserError(f"--train.{name}: is for models with a latent, whose rate it weighs; found one without")
+    if settings.compile and data.vocabulary:
+        raise UserError("--train.compile: expected images or rows of numbers; sentences have many lengths")
+
+
 def train(
     model: LatentModel,
     data: Samples,
@@ -411,22 +439,7 @@ def train(
     ``MachineError`` where a file can't be written.
     """
     settings.check()
-    each = settings.batch_size // (settings.devices * settings.nodes)
-    if each < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
-        raise UserError(
-            f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
-            f"a device, found {each}"
-        )
-    if settings.aggressive and not known(model):
-        raise UserError(
-            "--train.aggressive: needs a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
-        )
-    if settings.free_nats_each and not model.gaussian:
-        raise UserError(
-            "--train.free_nats_each: needs a Gaussian posterior and prior, whose rate has a part a dimension"
-        )
-    if settings.compile and data.vocabulary:
-        raise UserError("--train.compile: expected images or rows of numbers; sentences have many lengths")
+    check_training(model, data, settings)
     begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
         n = min(len(data), FIT_ROWS if len(data.shape) == 1 else FIT_IMAGES)

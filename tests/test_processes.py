@@ -12,27 +12,35 @@ import pytest
 import torch
 import torch.distributed as dist
 from test_recipes import TABLE, batch, has_statistics, moved
+from test_text import TABLE as TEXT
+from test_text import made, sentences
 from torch.nn.parallel import DistributedDataParallel
 
-from fvae.bound import LatentModel
+from fvae.bound import LatentModel, some_labels
 
 Batch = list[torch.Tensor | None]
+ROWS = {key: (lambda row=row: moved(*row), {}) for key, row in TABLE.items()}
+ROWS |= {f"text, {key}": (lambda extra=extra: made(0.05, **extra), {}) for key, extra in TEXT.items()}
+ROWS["text, free nats"] = lambda: made(0.3, posterior="gaussian"), {"free": 0.6}  # between the rates of the halves
+ROWS["text, free nats each"] = lambda: made(0.3, posterior="gaussian"), {"free_each": 0.05}
 
 
-def given(name: str, shape: tuple, extra: dict) -> tuple[LatentModel, list[Batch]]:
+def given(key: str) -> tuple[LatentModel, list[Batch]]:
     """A model in training, in float64, and two batches of 12: the same in each process."""
     torch.manual_seed(0)
-    model = moved(name, shape, extra).double().train()
+    model = ROWS[key][0]().double().train()
+    if len(model.shape) == 2:
+        return model, [[sentences(12), some_labels(model, 12), model.noise(12)] for _ in range(2)]
     given = [list(batch(model, 12).values()) for _ in range(2)]
     return model, [[x.double(), y, u] for x, y, u in given]
 
 
-def two_steps(model: LatentModel, call: Callable, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
+def two_steps(key: str, model: LatentModel, call: Callable, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
     """Loss, gradients and statistics at each of two steps of gradient descent, of length 1e-3."""
     found = []
     for x, y, u in batches:
         model.zero_grad()
-        loss = call(x, y, u).loss()
+        loss = call(x, y, u).loss(**ROWS[key][1])
         loss.backward()
         gradients = {key: p.grad.clone() for key, p in model.named_parameters()}
         seen = {key: a.clone() for key, a in model.state_dict().items() if "seen" in key}
@@ -45,16 +53,16 @@ def two_steps(model: LatentModel, call: Callable, batches: list[Batch]) -> list[
 
 
 def work(rank: int, folder: Path) -> None:
-    """What one of the two processes does: every row of the table; what it finds goes to a file."""
+    """What one of the two processes does: every row of the tables; what it finds goes to a file."""
     torch.set_num_threads(1)
     meet, timeout = f"file://{folder}/meet", timedelta(seconds=30)
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=timeout)
     found: dict[str, Any] = {}
-    for key, row in TABLE.items():
-        model, batches = given(*row)
+    for key in ROWS:
+        model, batches = given(key)
         shares = [[None if a is None else a[rank::2] for a in whole] for whole in batches]
         print(key, file=sys.stderr)  # the last one is where an error came up
-        found[key] = two_steps(model, DistributedDataParallel(model), shares)
+        found[key] = two_steps(key, model, DistributedDataParallel(model), shares)
     torch.save(found, folder / f"found{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -76,7 +84,7 @@ def pair(tmp_path_factory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("key", TABLE)
+@pytest.mark.parametrize("key", ROWS)
 def test_two_processes_compute_what_one_does(pair, key):
     """Under DDP, which every parameter must reach in each step, two steps are those of one process.
 
@@ -84,8 +92,8 @@ def test_two_processes_compute_what_one_does(pair, key):
     mean is that of the whole batch.
     """
     first, second = (found[key] for found in pair)
-    model, batches = given(*TABLE[key])
-    for one, a, b in zip(two_steps(model, model, batches), first, second, strict=True):
+    model, batches = given(key)
+    for one, a, b in zip(two_steps(key, model, model, batches), first, second, strict=True):
         assert any("seen" in k for k in one) == has_statistics(model)
         assert (a["loss"] - b["loss"]).abs() > 1e-3  # of other samples
         a["loss"] = b["loss"] = (a["loss"] + b["loss"]) / 2

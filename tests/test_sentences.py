@@ -97,7 +97,7 @@ def test_lines_that_are_empty_long_or_odd(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfa b\r\n\r\n   \r\n  c d e  \r\n" + b"a " * 10_000 + b"\r\na")
     data = load_data(settings(path, longest=50), "all")
     assert data.vocabulary.lines(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
-    assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty", "1 sentences cut at 50 tokens"]
+    assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty"] and data.cut == 1
     assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
 
 
@@ -109,6 +109,9 @@ def test_labels_come_from_their_file(cats, tmp_path):
     assert load_data(settings(lines, labels=str(numbers)), "all").labels.tolist() == [2, 1, 0, 2, 1]
     found = load_data(settings(lines, labels=str(names)), "all")
     assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.classes == ["neg", "pos"]
+    for words, order in (("-1 1 1 -1 1 -1", ["-1", "1"]), ("1 b b 1 b 1", ["1", "b"]), ("9" * 20, ["9" * 20])):
+        write(names, words.split() if " " in words else [words] * 6)
+        assert load_data(settings(lines, labels=str(names)), "all").classes == order
 
 
 MISUSES = {
@@ -136,6 +139,11 @@ MISUSES = {
         lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
         {"labels": "two"},
         "--data.labels .*two.txt: expected a label for each of the 2 lines of .*b.txt, found 3",
+    ),
+    "of images": (
+        lambda d: bytes_of(d / "b.csv", b"a,b\n1,2\n3,4\n"),
+        {"tokens": "bpe"},
+        "--data.tokens bpe: is for text; .*b.csv is no .txt or .txt.gz",
     ),
     "gaps": (
         lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
@@ -266,13 +274,15 @@ def test_it_goes_on_where_it_was(home, tmp_path, fvae):
 
 
 def test_aggressive_training_takes_turns(fvae, tmp_path):
-    """In the posterior's turn nothing else moves, in the decoder's it rests; and a run that was stopped goes on so."""
+    """In the posterior's turn nothing else moves; and a run that was stopped goes on so."""
     words = ["train", "text_vae", "--data", "HOME/cats.txt", *FLAGS, "--train.aggressive", "true", "--train.ema", "0"]
     assert fvae(*words, "--out", "OUT/a", "--train.steps", 3)[0] == 0
     assert fvae(*words, "--out", "OUT/b", "--train.steps", 6)[0] == 0
     a, b = load(tmp_path / "a"), load(tmp_path / "b")
     moved = {name for name, p in a.named_parameters() if not torch.equal(p, dict(b.named_parameters())[name])}
     assert moved and all(name.startswith("posterior.") for name in moved)  # the first fifteen steps at least
+    status, _, err = fvae(*words, "--out", "OUT/a", "--train.steps", 6, "--train.every", 2, "--resume")
+    assert status == 2 and "--train.every" in err  # at which it is decided whether turns go on
     assert fvae(*words, "--out", "OUT/a", "--train.steps", 6, "--resume")[0] == 0
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
@@ -316,6 +326,15 @@ WRONG = {
         ["train", "glow", "--data", "digits", "--out", "OUT/r", "--train.free_nats_each", "1"],
         "--train.free_nats_each: needs a Gaussian posterior and prior",
     ),
+    "free, nothing": (
+        ["train", "language_model", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.free_nats", "1"],
+        "--train.free_nats: is for models with a latent, whose rate it weighs",
+    ),
+    "other tokens": (
+        ["evaluate", "HOME/run", "--data", "HOME/cats.txt", "--data.tokens", "bpe"],
+        "--data.tokens bpe: .*run has a tokeniser of its own",
+    ),
+    "no out": (["reconstruct", "HOME/digits"], "--out: expected a name to write to, found nothing"),
     "negative": (
         ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.beta", "-1"],
         "--train.beta: expected 0 or more, found -1",
@@ -324,12 +343,50 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG.keys())
-def test_mistakes_are_one_line(words, message, home, fvae):
+def test_mistakes_are_one_line(words, message, home, fvae, tmp_path):
+    """And leave nothing behind."""
     if not (home / "plain.txt").exists():
         write(home / "plain.txt", LINES)
     status, _, err = fvae(*words)
     assert status == 2 and err.count("\n") == 1
     assert re.search(message, err), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_does_not_depend_on_the_folder(home, fvae, tmp_path, monkeypatch):
+    """Sources and labels that were given from one folder are found from another, and so a run goes on."""
+    write(tmp_path / "l.txt", list("01101") * 8)
+    shutil.copy(home / "cats.txt", tmp_path / "c.txt")
+    words = ["train", "text_vae", "--out", "OUT/r", *FLAGS, "--model.classes", "2"]
+    monkeypatch.chdir(tmp_path)
+    assert fvae(*words, "--data", "c.txt", "--data.labels", "l.txt")[0] == 0
+    monkeypatch.chdir(home)
+    assert fvae("evaluate", "OUT/r", "--samples", 2)[0] == 0
+    again = [*words[1:], "--train.steps", 7, "--resume"]
+    assert fvae("train", *again, "--data", "OUT/c.txt", "--data.labels", "OUT/l.txt")[0] == 0
+
+
+def test_a_run_of_an_older_version_goes_on(home, fvae, tmp_path):
+    """Settings that its config.yaml doesn't know yet are those by default."""
+    shutil.copytree(home / "digits", tmp_path / "r")
+    config = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
+    for name in ("tokens", "vocabulary", "longest", "labels"):
+        del config["data"][name]
+    for name in ("beta", "anneal", "anneal_steps", "free_nats", "free_nats_each", "aggressive"):
+        del config["train"][name]
+    (tmp_path / "r/config.yaml").write_text(yaml.safe_dump(config))
+    assert fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 7)[0] == 0
+
+
+def test_empty_lines_are_told_once(fvae, tmp_path):
+    """In training, by number; and not all of their names on the screen."""
+    write(tmp_path / "gaps.txt", [line for pair in zip(LINES * 4, [""] * 20, strict=True) for line in pair])
+    words = ["train", "text_vae", "--data", "OUT/gaps.txt", "--out", "OUT/r", *FLAGS, "--data.longest", 5]
+    status, _, err = fvae(*words)
+    assert status == 0 and "skipped 20 of 40 lines: gaps.txt[1]: empty; " in err
+    assert "cut 8 sentences at 5 tokens" in err
+    assert len((tmp_path / "r/skipped.txt").read_text().splitlines()) == 20 and err.count(": empty") == 3
+    assert fvae("evaluate", "OUT/r", "--samples", 2)[2].count(": empty") == 0
 
 
 def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
@@ -341,7 +398,7 @@ def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
         (None, "tokenizer.json: no such file"),
         ("{}", "tokenizer.json: expected a tokeniser of Hugging Face's tokenizers"),
         (Vocabulary.built(["x y z"], "word", 20, 9).text, "does not belong to .*: expected 13 tokens, found 7"),
-        (own.replace('"mat"', '"hat"'), "does not belong to .*: expected 13 tokens, found 13 tokens, and another text"),
+        (own.replace('"mat"', '"hat"'), "does not belong to .*: expected 13 tokens, found 13 others"),
     ):
         (run / "tokenizer.json").unlink() if text is None else (run / "tokenizer.json").write_text(text)
         status, _, err = fvae("sample", run)

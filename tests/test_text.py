@@ -13,9 +13,9 @@ from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_la
 from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.evaluate import bounds
-from fvae.information import information, known
+from fvae.information import another, information, known, mutual_information
 from fvae.nets.text import BOS, EOS, PAD, UNK
-from fvae.recipes import language_model, text_vae
+from fvae.recipes import language_model, text_vae, vae
 from fvae.settings import TrainSettings
 from fvae.tokens import choose
 from fvae.train import parameter_groups, weight
@@ -77,6 +77,18 @@ def test_forty_steps_lower_the_loss(extra):
     fit_statistics(model, [(x, y)])
     for train in (True, False):
         assert model.train(train)(x, y).loss().item() < 0.8 * before
+
+
+@pytest.mark.parametrize("posterior", ["one-sided", "two-sided"])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_flow_as_the_prior_leaves_normalised_means_alone(posterior, classes):
+    """The flow's own means, and those of its classes, are in its codes: the posterior knows nothing of them."""
+    model, x = made(0.3, posterior=posterior, prior="flow", classes=classes), sentences(32)
+    y = some_labels(model, 32)
+    before = model.posterior.params(model.given(x, y))
+    perturb(model.prior, 1.0)
+    for a, b in zip(before, model.posterior.params(model.given(x, y)), strict=True):
+        assert torch.equal(a, b)
 
 
 @every
@@ -309,6 +321,39 @@ def test_information_is_none_or_all():
     assert found.mutual == pytest.approx(math.log(2), abs=1e-5) and (found.active, found.units) == (4, 4)
 
 
+def test_mutual_information_of_two_gaussians(float64):
+    """Of posteriors N(0, 1) and N(3, 1/4), which overlap, it is the integral."""
+    std = torch.tensor([1.0, 0.5])
+    mean, log_std = (a.repeat(50_000)[:, None] for a in (torch.tensor([0.0, 3.0]), std.log()))
+    few = slice(0, 2)
+    z = torch.linspace(-12, 15, 200_001)
+    p = torch.exp(-0.5 * ((z - mean[few]) / std[:, None]).square()) / (std[:, None] * math.sqrt(2 * math.pi))
+    exact = 0.5 * torch.trapezoid(p * torch.log(p / p.mean(0)).nan_to_num(), z).sum()
+    drawn = mean + torch.exp(log_std) * torch.randn_like(mean)
+    one_by_one = [mutual_information(mean[few], log_std[few], drawn[i : i + 2], 1) for i in range(0, 4000, 2)]
+    assert sum(one_by_one) / 2000 == pytest.approx(float(exact), abs=0.03)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40])
+def test_another_is_never_oneself(n):
+    """Each is another's other once."""
+    found = another(n, torch.Generator().manual_seed(0))
+    assert sorted(found.tolist()) == list(range(n))
+    assert n == 1 or not (found == torch.arange(n)).any()
+
+
+def test_information_does_not_depend_on_units(float64):
+    """Of rows of numbers it is the same in metres and in millimetres, in every figure."""
+    found = []
+    for scale in (1.0, 1000.0):
+        torch.manual_seed(0)
+        x = torch.randn(60, 3)
+        model = perturb(vae((3,), latent=2, width=8), 0.3)
+        model.scale.fit(x * scale)
+        found.append(information(model.eval(), Samples((x * scale).numpy(), [""] * 60)))
+    assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0].gap != 0
+
+
 def test_a_trained_decoder_listens():
     """After 150 steps the latent of another sentence costs nats, as the rate and the mutual information say."""
     model, x = made(posterior="one-sided", gamma=1.0), sentences(64)
@@ -355,9 +400,10 @@ def test_a_language_model_is_one_without_a_latent(decoder, float64):
 
 def test_settings_that_do_not_fit_are_refused():
     for shape, settings, message in (
-        ((1, 8, 8), {}, r"text_vae: is for text, shape \(longest, vocabulary\); found shape \(1, 8, 8\)"),
+        ((1, 8, 8), {}, r"text_vae: is for text, shape \(longest, vocabulary of 5 or more\); found shape \(1, 8, 8\)"),
         ((8,), {}, r"text_vae: is for text"),
-        ((9, 0), {}, r"text_vae: is for text"),
+        ((9, 4), {}, r"text_vae: is for text"),
+        (SHAPE, {"hidden": 0}, "text_vae: hidden must be above 0; found 0"),
         (SHAPE, {"decoder": "gru"}, "text_vae: decoder must be one of lstm, transformer; found 'gru'"),
         (SHAPE, {"posterior": "none"}, "text_vae: posterior must be one of"),
         (SHAPE, {"dropout": 1.0}, "text_vae: dropout must be 0 or more and below 1; found 1"),

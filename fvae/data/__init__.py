@@ -24,6 +24,10 @@ def load_data(
             ("images or rows of numbers", "text") if text else ("text, a .txt or .txt.gz", "another source")
         )
         raise UserError(f"--data {data.source}: expected {expected} as the model has, found {found}")
+    default = DataSettings()
+    for flag in ("tokens", "vocabulary", "longest", "labels"):
+        if not text and (value := getattr(data, flag)) != getattr(default, flag):
+            raise UserError(f"--data.{flag} {value}: is for text; {data.source} is no .txt or .txt.gz")
     if text:
         return load_texts(data, part, vocabulary)
     if holds_vectors(data.source):

@@ -10,6 +10,7 @@ import numpy as np
 from fvae.errors import UserError
 
 Shape = tuple[int, ...]
+NOUNS = {1: "rows", 2: "sentences", 3: "images"}  # what samples are called, by the length of a model's shape
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Samples:
     name each, maybe labels (N,) int64.
 
     ``skipped`` says "path: reason" for each file that is not in values, ``columns`` names those of vectors, ``classes``
-    the labels 0, 1, ... where the source has names for them, ``vocabulary`` knows the tokens of text.
+    the labels 0, 1, ... where the source has names for them, ``vocabulary`` knows the tokens of text, of which ``cut``
+    sentences lost some.
     """
 
     values: np.ndarray
@@ -28,6 +30,7 @@ class Samples:
     columns: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     vocabulary: Any = None  # fvae.data.texts.Vocabulary
+    cut: int = 0
 
     @property
     def shape(self) -> Shape:
@@ -36,7 +39,7 @@ class Samples:
 
     @property
     def noun(self) -> str:
-        return {1: "rows", 2: "sentences", 3: "images"}[len(self.shape)]
+        return NOUNS[len(self.shape)]
 
     def __len__(self) -> int:
         return len(self.values)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import zlib
@@ -38,7 +39,7 @@ class Vocabulary:
     @classmethod
     def built(cls, lines: Sequence[str], kind: Literal["word", "character", "bpe"], size: int, longest: int):
         """The most frequent words between spaces, the most frequent characters, or byte pairs (Sennrich et al., 2016),
-        of these lines: ``size`` tokens, the special ones included."""
+        of these lines: ``size`` tokens, the special ones included; of byte pairs 260 at least, since all bytes are."""
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
         special = list(SPECIAL)
@@ -69,7 +70,7 @@ class Vocabulary:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_str(path.read_text())
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; a run on text has it from its first evaluation on") from None
         except Exception as error:  # the library has no class of its own for what it can't read
@@ -84,8 +85,11 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """A short text that is the same for the same tokeniser alone."""
-        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
+        """A short text that is the same for the same tokens and merges alone, however a library writes them down."""
+        merges = json.loads(self.text)["model"].get("merges", [])
+        pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in merges]
+        content = json.dumps([sorted(self.tokenizer.get_vocab().items()), pairs])
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,7 +132,6 @@ def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary |
     path = Path(os.path.expanduser(data.source))
     lines = read_lines(path, where)
     labels, classes = read_labels(data, len(lines))
-    skipped = [f"{path.name}[{i}]: empty" for i, line in enumerate(lines) if not line]
     kept = np.array([i for i, line in enumerate(lines) if line], dtype=int)
     if not len(kept):
         raise UserError(f"{where}: expected sentences, one a line, found none")
@@ -138,16 +141,17 @@ def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary |
     if vocabulary is None:
         chosen = [lines[i] for i in training]
         vocabulary = Vocabulary.built(chosen, data.tokens, data.vocabulary, data.longest)
+    skipped = [f"{path.name}[{i}]: empty" for i, line in enumerate(lines) if not line]
     if part == "test":
+        skipped = []  # an empty line is on neither side: told with the other part
         if len(kept) == 1:
             raise UserError(f"{where}: expected 2 sentences or more to hold some out for a test, found 1")
         kept = np.array([i for i in kept if names[i] in out], dtype=int)
     elif part == "train":
         kept = training
     values, cut = vocabulary.numbers([lines[i] for i in kept])
-    skipped += [f"{cut} sentences cut at {vocabulary.longest} tokens"] if cut else []
     labels = None if labels is None else labels[kept]
-    return Samples(values, [names[i] for i in kept], labels, skipped, [], classes, vocabulary)
+    return Samples(values, [names[i] for i in kept], labels, skipped, [], classes, vocabulary, cut)
 
 
 def read_lines(path: Path, where: str) -> list[str]:
@@ -178,4 +182,5 @@ def read_labels(data: DataSettings, n: int) -> tuple[np.ndarray | None, list[str
         raise UserError(f"{where}: expected a label for each of the {n} lines of {data.source}, found {len(words)}")
     if "" in words:
         raise UserError(f"{where}: expected a label in each line, found none in line {words.index('') + 1}")
-    return numbered([int(word) if word.isdecimal() else word for word in words])
+    whole = all(word.isdecimal() and len(word) < 10 for word in words)
+    return numbered([int(word) for word in words] if whole else words)

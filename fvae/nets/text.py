@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fvae.params import without_autocast
-
 PAD, BOS, EOS, UNK = range(4)
 
 State = tuple[Tensor, ...]
@@ -30,49 +28,6 @@ def lstm_states(lstm: nn.LSTM, x: Tensor, n: Tensor, start: tuple[Tensor, Tensor
     packed = pack_padded_sequence(x, n.cpu(), batch_first=True, enforce_sorted=False)
     states, (last, _) = lstm(packed, start)
     return pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0], last[-1]
-
-
-class Softmax(nn.Module):
-    """log softmax(W h + b), in float32 or wider."""
-
-    def __init__(self, hidden: int, vocabulary: int):
-        super().__init__()
-        self.dense = nn.Linear(hidden, vocabulary)
-
-    def forward(self, h: Tensor, token: Tensor) -> Tensor:
-        """At a token each: (N, H), (N,) -> (N,)."""
-        return -F.cross_entropy(self.logits(h), token, reduction="none")
-
-    def log_prob(self, h: Tensor) -> Tensor:
-        """At every token: (N, H) -> (N, V)."""
-        return torch.log_softmax(self.logits(h), -1)
-
-    def logits(self, h: Tensor) -> Tensor:
-        logits = self.dense(h)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-class AdaptiveSoftmax(nn.Module):
-    """One over the most frequent fifth of the tokens and the rest as a whole, and one within the rest, of half as many
-    dimensions: probabilities that add up to 1, for a quarter of the work (Grave et al., 2017).
-
-    Tokens are numbered by their frequency. In the type of its weights, also under autocast.
-    """
-
-    def __init__(self, hidden: int, vocabulary: int):
-        super().__init__()
-        fifth = max(1, vocabulary // 5)
-        self.parts = nn.AdaptiveLogSoftmaxWithLoss(hidden, vocabulary, [fifth], div_value=2.0, head_bias=True)
-
-    def forward(self, h: Tensor, token: Tensor) -> Tensor:
-        """At a token each: (N, H), (N,) -> (N,)."""
-        with without_autocast(h):
-            return self.parts(h.to(self.parts.head.weight.dtype), token).output
-
-    def log_prob(self, h: Tensor) -> Tensor:
-        """At every token: (N, H) -> (N, V)."""
-        with without_autocast(h):
-            return self.parts.log_prob(h.to(self.parts.head.weight.dtype))
 
 
 class LSTMEncoder(nn.Module):
