@@ -1,0 +1,64 @@
+"""What a linear classifier reads from the codes of sentences: the polarity of reviews, run by run.
+
+usage: python benchmarks/text_codes.py RUN [RUN ...] --shared DIR --out OUT [--train 20000]
+
+The runs are of text_vae, trained without labels, as ``benchmarks/text.py yelp`` makes them. ``fvae encode`` gives the
+codes of the first ``--train`` labelled sentences and of all test sentences; logistic regression learns from the first
+and is counted on the second. Beside them the share of the commoner label, and a regression on which words there are.
+Writes OUT/codes.md.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fvae.data.texts import read_lines
+from fvae.files import write_bytes, write_text
+
+
+def lines(shared: Path, part: str, kind: str) -> list[str]:
+    path = shared / f"yelp_short_{part}.{kind}.gz"
+    return read_lines(path, str(path))
+
+
+def codes(run: Path, sentences: Path, out: Path) -> np.ndarray:
+    words = ["encode", str(run), "--data", str(sentences), "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "fvae.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    return np.load(out)["codes"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train", type=int, default=20_000)
+    args = parser.parse_args()
+    text = {part: lines(args.shared, part, "txt")[: args.train] for part in ("train", "test")}
+    labels = {part: np.array(lines(args.shared, part, "labels")[: args.train], dtype=int) for part in text}
+    files = {part: args.out / f"{part}.txt" for part in text}
+    for part, path in files.items():
+        write_bytes(path, "".join(line + "\n" for line in text[part]).encode())
+    share = max(labels["test"].mean(), 1 - labels["test"].mean())
+    rows = [("the commoner label", share)]
+    bag = make_pipeline(CountVectorizer(binary=True, token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
+    rows.append(("which words there are", bag.fit(text["train"], labels["train"]).score(text["test"], labels["test"])))
+    for run in args.runs:
+        found = {part: codes(run, path, args.out / f"{run.name}_{part}.npz") for part, path in files.items()}
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        score = linear.fit(found["train"], labels["train"]).score(found["test"], labels["test"])
+        rows.append((f"codes of {run.name}, {found['test'].shape[1]} values", score))
+    markdown = "| from | accuracy |\n|---|---:|\n" + "".join(f"| {name} | {score:.1%} |\n" for name, score in rows)
+    write_text(args.out / "codes.md", markdown)
+    print(markdown, end="")
+
+
+if __name__ == "__main__":
+    main()
