@@ -106,6 +106,7 @@ def sigmas() -> list[Run]:
 
 
 def changed(changes: dict[str, dict[str, Any]]) -> list[Run]:
+    """The small f-VAE as it is, and with each of the changes alone."""
     return [Run(name, "f_vae", SMALL_F | change) for name, change in ({"as it is": {}} | changes).items()]
 
 

@@ -71,7 +71,7 @@ class LatentModel(nn.Module):
     ``shape`` is a data sample's shape and ``latent`` that of z (and of u, unless the posterior says otherwise); images
     enter and leave in bins 0 .. 2^bits - 1, other data on their own scale, from which ``scale`` (a flow) brings them to
     the networks'; its volume counts for log q(x|z). The prior ends in flat codes e of D values, and may take labels y.
-    Calling the model gives the ``Terms`` to train on.
+    Calling the model gives the ``Terms`` to train on; labels to a recipe's model without classes raise ``ValueError``.
     """
 
     shape: Any
