@@ -29,9 +29,10 @@ DATA = {
     "yelp": ("yelp_short_train.txt.gz", "yelp_short_test.txt.gz", {"held_out": 0.02}),
 }
 SIZES = {  # the published LSTM on PTB has 256 units
-    "small": {"embedding": 128, "hidden": 128},
-    "full": {"embedding": 256, "hidden": 256},
+    "small": {"embedding": 128, "hidden": 128, "dropout": 0.3, "softmax": "adaptive"},
+    "full": {"embedding": 256, "hidden": 256, "dropout": 0.4, "softmax": "adaptive"},
 }
+TRAIN = {"batch_size": 64, "lr": 2e-3, "every": 250, "test_images": 256, "accelerator": "cpu"}
 GAUSSIAN = {"posterior": "gaussian"}
 ANNEAL = {"anneal": "linear", "anneal_steps": 2000}
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, settings of the model, of training
@@ -107,7 +108,7 @@ def main() -> None:
     jobs = []
     for name in names:
         recipe, model, train = WAYS[name]
-        train = budget | {"seed": args.seed, "every": 250, "test_images": 256, "accelerator": "cpu"} | train
+        train = budget | TRAIN | {"seed": args.seed} | train
         folder = out / "".join(c if c.isalnum() else "_" for c in name)
         source = ["--data", str(args.shared / training), *flags("data", data), "--out", str(folder)]
         settings = [*flags("model", SIZES[args.size] | model), *flags("train", train)]
