@@ -97,13 +97,13 @@ def main() -> None:
     budgets.add_argument("--steps", type=int, help="of each run")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--only", help="ways, with commas between (default: all)")
+    parser.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help="(default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     budget: dict[str, float] = {"steps": args.steps} if args.steps else {"minutes": args.minutes or 15.0}
     training, test, data = DATA[args.data]
-    names = args.only.split(",") if args.only else list(WAYS)
+    names = args.only or list(WAYS)
     out = args.out / args.data / f"{args.size}_seed{args.seed}"
     jobs = []
     for name in names:
