@@ -119,9 +119,9 @@ def realnvp_flow(shape: Shape, levels: int, depth: int, width: int) -> Flow:
         pairs = [(ActNorm(shape), Checkerboard(coupled(c, c, width, True, False), i % 2)) for i in range(depth)]
         return [flow for pair in pairs for flow in pair]
 
-    few = len(shape) == 1  # of few columns a shuffle may move none: two steps in a row move all
-    shuffled = steps(depth, width, "shuffle", "affine", turns=few)
-    if few:
+    # of few channels shuffles may leave some in the kept half again and again: two steps in a row change all
+    shuffled = steps(depth, width, "shuffle", "affine", turns=True)
+    if len(shape) == 1:
         return Chain(*shuffled(shape), Whiten(Learned(shape)))
     return multiscale(shape, levels, shuffled, lambda c_in, c_out: Learned((c_out, 1, 1)), before=by_place)
 

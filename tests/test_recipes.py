@@ -14,7 +14,7 @@ from conftest import SEEN, perturb
 from fvae.atoms import total
 from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
 from fvae.errors import UserError
-from fvae.flows import Checkerboard, InvertibleConv, Permute
+from fvae.flows import Checkerboard, Coupling, InvertibleConv, Permute
 from fvae.nets.conv import ConvNeXt, Residual
 from fvae.params import MeanOnly, Running, SharedStd
 from fvae.recipes import RECIPES
@@ -554,6 +554,20 @@ def test_realnvp_takes_turns_and_nice_interleaves():
         perturb(model.prior.flows[2 * depth])  # the last coupling
         code = model.encode(x)
         assert torch.equal(code[:, places], x[:, kept]) and not torch.isin(code[:, : places.start], x).any()
+
+
+@pytest.mark.parametrize("shape", [GREY, (4,)])
+@pytest.mark.parametrize("seed", range(6))
+def test_realnvp_leaves_no_channel_alone(shape, seed):
+    """Whatever the shuffles are, two couplings in a row change all channels of a scale: four after the squeeze."""
+    torch.manual_seed(seed)
+    order, changed = torch.arange(4), set()
+    for m in make("realnvp", shape, {"depth": 2}).modules():
+        if isinstance(m, Permute) and len(m.order) == 4:
+            order = order[m.order]
+        elif type(m) is Coupling and len(changed) < 4:
+            changed |= set(order[m.keep :].tolist())
+    assert changed == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
