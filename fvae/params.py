@@ -309,25 +309,46 @@ class Normalised(nn.Module):
         return self.gamma * self.statistics(mean) + self.beta, log_std
 
 
+class UnitPower(nn.Module):
+    """s / sqrt(E s^2) over the batch, by dimension, as logarithms: log s - 1/2 log E s^2, (B, C, *) to itself.
+
+    In training the batch's own mean, over all processes; in evaluation a running one.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.seen = Running(torch.ones(channels))
+
+    def forward(self, log_s: Tensor) -> Tensor:
+        if self.training:
+            power = across(torch.exp(2 * log_s).transpose(0, 1).flatten(1).mean(1))
+            self.seen.see(power)
+        else:
+            power = self.seen.value
+        return log_s - 0.5 * torch.log(power).view(1, -1, *(1 for _ in log_s.shape[2:]))
+
+
 class Scaler(nn.Module):
     """Means and deviations normalised so that the codes of all data together have mean 0 and variance 1 (Su, 2020).
 
-    mean = sqrt(tau + (1 - tau) sigmoid(theta)) BN(mu), std = sqrt((1 - tau) sigmoid(-theta)) |BN(s)|, one trained theta
-    a dimension for both, so that mean^2 + std^2 = 1 in every batch. The KL is at least -1/2 log(1 - tau) nats a
-    dimension, 0.347 at tau = 1/2. The sign of BN(s) is free: only its square counts. ``net(*cond) -> (B, 2d)``.
+    mean = sqrt(tau + (1 - tau) sigmoid(theta)) BN(mu), std = sqrt((1 - tau) sigmoid(-theta)) s / sqrt(E s^2), one
+    trained theta a dimension for both, so that E mean^2 + E std^2 = 1 in every batch. The KL is at least
+    -1/2 log(1 - tau) nats a dimension, 0.347 at tau = 1/2. ``net(*cond) -> (B, 2d)``.
+
+    Su batch-normalises s too. What has mean 0 comes near it, where log s^2 has no bound, and the KL is at its floor
+    only once s is +1 or -1 for every x; s > 0, which is not centred, is there as soon as it is the same for all.
     """
 
-    def __init__(self, net: nn.Module, d: int, tau: float):
+    def __init__(self, net: nn.Module, d: int, tau: float, bound: float = 6.0):
         super().__init__()
-        self.net, self.tau = net, tau
-        self.means, self.deviations = BatchNorm(d), BatchNorm(d)
+        self.split, self.tau = Split(net, bound), tau
+        self.means, self.deviations = BatchNorm(d), UnitPower(d)
         self.theta = nn.Parameter(torch.zeros(d))
 
     def forward(self, *cond) -> Pair:
-        mu, s = self.net(*present(cond)).chunk(2, 1)
+        mean, log_std = self.split(*cond)
         part = (1 - self.tau) * torch.sigmoid(-self.theta)
-        variance = part * self.deviations(s).square()
-        return torch.sqrt(1 - part) * self.means(mu), 0.5 * torch.log(variance + 1e-8)
+        return torch.sqrt(1 - part) * self.means(mean), 0.5 * torch.log(part) + self.deviations(log_std)
 
 
 class Relative(nn.Module):

@@ -114,13 +114,25 @@ def test_the_two_sided_floor_at_one_half():
 
 
 def test_two_sided_reaches_its_floor(float64):
-    """The floor is the best there is: where every |BN(s)| is 1 and theta is low, the KL is -1/2 log(1 - tau)."""
+    """The floor is the best there is: where s is the same for all and theta is low, the KL is -1/2 log(1 - tau)."""
     params = Scaler(nn.Identity(), 1, 0.3)
     with torch.no_grad():
         params.theta.fill_(-20)
-    mean, log_std = params(torch.tensor([[1.0, 1.0], [2.0, -1.0], [3.0, 1.0], [4.0, -1.0]]))
+    mean, log_std = params(torch.tensor([[1.0, 0.7], [2.0, 0.7], [3.0, 0.7], [4.0, 0.7]]))
     kl = 0.5 * (mean.square() + torch.exp(2 * log_std) - 2 * log_std - 1)
     assert kl.mean().item() == pytest.approx(-0.5 * math.log(0.7), abs=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 0.8])
+@torch.no_grad()
+def test_two_sided_starts_near_the_floor_of_its_theta(tau):
+    """At theta = 0 it is -1/2 log((1 - tau) / 2) nats a dimension, where weights are small.
+
+    Deviations of mean 0 are as far from one another whatever the weights: half a nat a dimension above.
+    """
+    start = -D / 2 * math.log((1 - tau) / 2)
+    model = floored({"tau": tau}, (3,), 0, tiny=True)
+    assert 0.999 * start <= kl(model, 256) <= 1.01 * start
 
 
 # Normalised posteriors
