@@ -46,13 +46,16 @@ class LSTMEncoder(nn.Module):
 class LSTMDecoder(nn.Module):
     """An LSTM that begins at tanh(W z) and sees z beside each token (Bowman et al., 2016; He et al., 2019).
 
-    With a latent of no dimensions it is a plain language model.
+    U z is added to its outputs, so that z needn't be remembered to be heard (Dieng et al., 2019). With a latent of no
+    dimensions it is a plain language model.
     """
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int, latent: int, dropout: float, out: nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
-        self.start = nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5)
+        self.start, self.skip = (
+            nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5) for _ in range(2)
+        )
         self.lstm = nn.LSTM(embedding + latent, hidden, batch_first=True)
         self.dropout, self.out = nn.Dropout(dropout), out
 
@@ -60,7 +63,8 @@ class LSTMDecoder(nn.Module):
         h, c, _ = self.begin(z)
         beside = z[:, None].expand(-1, before.shape[1], -1)
         x = torch.cat([self.dropout(self.embed(before)), beside], -1)
-        return self.dropout(lstm_states(self.lstm, x, lengths(before), (h[None], c[None]))[0])
+        states, _ = lstm_states(self.lstm, x, lengths(before), (h[None], c[None]))
+        return self.dropout(states + (z @ self.skip.T)[:, None])
 
     def begin(self, z: Tensor) -> State:
         c = z @ self.start.T
@@ -70,7 +74,7 @@ class LSTMDecoder(nn.Module):
         h, c, z = state
         x = torch.cat([self.embed(token), z], -1)
         _, (h, c) = self.lstm(x[:, None], (h[None], c[None]))
-        return h[0], (h[0], c[0], z)
+        return h[0] + z @ self.skip.T, (h[0], c[0], z)
 
 
 class CausalBlock(nn.Module):
