@@ -378,11 +378,11 @@ def test_a_decoder_that_does_not_listen_has_no_gap():
 
 
 def test_the_importance_bound_is_below_and_falls():
-    """In the mean over sentences, within noise: 1 draw, 8, 64."""
+    """In the mean over sentences: 1 draw, 4, 64."""
     model = made(0.3, posterior="gaussian").eval()
-    data = words(sentences(40))
-    one, few, many = (bounds(model, data, samples=k) for k in (1, 8, 64))
-    assert many.tighter.mean() < few.tighter.mean() < one.loss.mean() + 0.2
+    data = words(sentences(400))
+    one, few, many = (bounds(model, data, samples=k) for k in (1, 4, 64))
+    assert many.tighter.mean() < few.tighter.mean() < one.loss.mean()
     assert many.loss.mean() > many.tighter.mean()
 
 
