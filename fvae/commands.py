@@ -259,11 +259,11 @@ def evaluate(
     if out:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(out, json.dumps(finite, indent=2) + "\n")
-    draws = f"{samples} draw{'s' if samples > 1 else ''} of u a sample"
+    draws = f"; {samples} draw{'s' if samples > 1 else ''} of u a sample" if math.prod(model.noise_shape) else ""
     bits = f", {found['bits']} bits" if found["bits"] else ""
     print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {size(model.shape)}{bits}")
     error = f" +- {found[f'{told.key}_error']:.4f}" if len(data_) > 1 else ""
-    print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}; {draws}")
+    print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}{draws}")
     if samples > 1:
         print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} samples")
     parts = f"= rate {found['rate']:.2f} + distortion {found['distortion']:.2f}"
