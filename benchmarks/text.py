@@ -37,6 +37,7 @@ GAUSSIAN = {"posterior": "gaussian"}
 ANNEAL = {"anneal": "linear", "anneal_steps": 2000}
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, settings of the model, of training
     "language model": ("language_model", {}, {}),
+    "none, no skip": ("text_vae", GAUSSIAN | {"skip": False}, {}),
     "none": ("text_vae", GAUSSIAN, {}),
     "linear annealing": ("text_vae", GAUSSIAN, ANNEAL),
     "cyclical annealing": ("text_vae", GAUSSIAN, {"anneal": "cyclical", "anneal_steps": 500}),
@@ -45,6 +46,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, setti
     "beta 0.4": ("text_vae", GAUSSIAN, {"beta": 0.4}),
     "fixed deviation 0.6": ("text_vae", {"posterior": "fixed", "std": 0.6}, {}),
     "BN one-sided, gamma 0.6": ("text_vae", {"posterior": "one-sided", "gamma": 0.6}, {}),
+    "BN two-sided, no skip": ("text_vae", {"posterior": "two-sided", "tau": 0.3, "skip": False}, {}),
     "BN two-sided, tau 0.3": ("text_vae", {"posterior": "two-sided", "tau": 0.3}, {}),
     "word dropout 0.25": ("text_vae", GAUSSIAN | {"word_dropout": 0.25}, {}),
     "aggressive, annealing": ("text_vae", GAUSSIAN, ANNEAL | {"aggressive": True}),
@@ -128,7 +130,7 @@ def main() -> None:
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(out / "table.md", markdown)
     write_text(out / "table.csv", text.getvalue())
-    vanishing = [i for i, name in enumerate(names) if name in ("none", "linear annealing") or name.startswith("BN")]
+    vanishing = [i for i, name in enumerate(names) if name.startswith(("none", "linear", "BN"))]
     draw([names[i] for i in vanishing], [jobs[i][1] for i in vanishing], out / "kl.png")
     print(f"{out}\n{markdown}", flush=True)
 

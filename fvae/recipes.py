@@ -416,6 +416,7 @@ def text_vae(
     flow_depth: int = 4,
     flow_width: int = 128,
     decoder: LanguageModel = "lstm",
+    skip: bool = True,
     latent: int = 32,
     embedding: int = 256,
     hidden: int = 256,
@@ -440,6 +441,7 @@ def text_vae(
         prior: N(0, I), or a flow over z
         flow_depth: steps of the flow over z
         flow_width: hidden units of its couplings
+        skip: the LSTM decoder hears z beside its outputs, too (Dieng et al., 2019)
         hidden: units of the LSTMs, and of the transformer
         word_dropout: share of the tokens that the decoder is not shown in training
     """
@@ -460,7 +462,7 @@ def text_vae(
     density = labelled(flow, latent, classes)
     if isinstance(density, Chain) and prior == "normal" and "sided" in posterior:
         params = Relative(params, density.flows[1].params)
-    net = language(shape, decoder, latent, embedding, hidden, layers, heads, dropout, softmax)
+    net = language(shape, decoder, latent, skip, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(params), Tokens(net, longest, word_dropout), density, shape, (latent,))
 
 
@@ -481,5 +483,5 @@ def language_model(
         hidden: units of the LSTM, or of the transformer
     """
     possible(decoder, hidden, heads)
-    net = language(shape, decoder, 0, embedding, hidden, layers, heads, dropout, softmax)
+    net = language(shape, decoder, 0, False, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(Nothing()), Tokens(net, shape[0]), Flatten((0,)), shape, (0,))

@@ -237,6 +237,7 @@ def language(
     shape: TextShape,
     decoder: LanguageModel,
     latent: int,
+    skip: bool,
     embedding: int,
     hidden: int,
     layers: int,
@@ -248,7 +249,7 @@ def language(
     longest, vocabulary = shape
     out = Softmax(hidden, vocabulary) if softmax == "full" else AdaptiveSoftmax(hidden, vocabulary)
     if decoder == "lstm":
-        return LSTMDecoder(vocabulary, embedding, hidden, latent, dropout, out)
+        return LSTMDecoder(vocabulary, embedding, hidden, latent, skip, dropout, out)
     return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout, out)
 
 

@@ -30,6 +30,7 @@ TABLE = {
     "one-sided, classes": {"posterior": "one-sided", "classes": 3},
     "two-sided": {},
     "two-sided, flow": {"prior": "flow"},
+    "two-sided, no skip": {"skip": False},
     "gaussian, flow, classes": {"posterior": "gaussian", "prior": "flow", "classes": 2},
     "transformer": {"decoder": "transformer"},
     "two-sided, adaptive": {"softmax": "adaptive"},

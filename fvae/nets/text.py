@@ -46,15 +46,17 @@ class LSTMEncoder(nn.Module):
 class LSTMDecoder(nn.Module):
     """An LSTM that begins at tanh(W z) and sees z beside each token (Bowman et al., 2016; He et al., 2019).
 
-    U z is added to its outputs, so that z needn't be remembered to be heard (Dieng et al., 2019). With a latent of no
-    dimensions it is a plain language model.
+    With ``skip``, U z is added to its outputs, so that z needn't be remembered to be heard (Dieng et al., 2019). With a
+    latent of no dimensions it is a plain language model.
     """
 
-    def __init__(self, vocabulary: int, embedding: int, hidden: int, latent: int, dropout: float, out: nn.Module):
+    def __init__(
+        self, vocabulary: int, embedding: int, hidden: int, latent: int, skip: bool, dropout: float, out: nn.Module
+    ):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
-        self.start, self.skip = (
-            nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5) for _ in range(2)
+        self.start, self.skip = (  # of no dimensions, where there is no skip
+            nn.Parameter(torch.empty(hidden, d).uniform_(-1, 1) / max(1, d) ** 0.5) for d in (latent, skip * latent)
         )
         self.lstm = nn.LSTM(embedding + latent, hidden, batch_first=True)
         self.dropout, self.out = nn.Dropout(dropout), out
@@ -64,7 +66,7 @@ class LSTMDecoder(nn.Module):
         beside = z[:, None].expand(-1, before.shape[1], -1)
         x = torch.cat([self.dropout(self.embed(before)), beside], -1)
         states, _ = lstm_states(self.lstm, x, lengths(before), (h[None], c[None]))
-        return self.dropout(states + (z @ self.skip.T)[:, None])
+        return self.dropout(states + self.skipped(z)[:, None])
 
     def begin(self, z: Tensor) -> State:
         c = z @ self.start.T
@@ -74,7 +76,10 @@ class LSTMDecoder(nn.Module):
         h, c, z = state
         x = torch.cat([self.embed(token), z], -1)
         _, (h, c) = self.lstm(x[:, None], (h[None], c[None]))
-        return h[0] + z @ self.skip.T, (h[0], c[0], z)
+        return h[0] + self.skipped(z), (h[0], c[0], z)
+
+    def skipped(self, z: Tensor) -> Tensor:
+        return z[:, : self.skip.shape[1]] @ self.skip.T
 
 
 class CausalBlock(nn.Module):
