@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
-from fvae.data import Samples, Shape, Vocabulary, load_data
+from fvae.data import Samples, load_data
 from fvae.data.images import read_files
 from fvae.data.texts import END, UNKNOWN, holds_text
 from fvae.data.vectors import discrete, same_columns
@@ -27,7 +28,7 @@ from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
 from fvae.information import ACTIVE, information, known
-from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, needed, vocabulary_of
+from fvae.kinds import KINDS, Images, Kind, Rows, Sentences, Writing, kind_of, needed, vocabulary_begun, vocabulary_of
 from fvae.outputs import need_picture, read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
@@ -76,7 +77,7 @@ def train(
     if text != takes_text(RECIPES[recipe]):
         needs = "text needs a text recipe, as text_vae" if text else f"{recipe} needs text, a .txt or .txt.gz"
         raise UserError(f"--data {data.source}: {needs}")
-    own = Vocabulary.read(run / VOCABULARY, data.longest) if text and begun else None
+    own = vocabulary_begun(run, data.longest) if text and begun else None
     samples = load_data(data, "train", None, own)
     test = load_data(data, "test", samples.shape, samples.vocabulary)
     test = test.numbered_as(samples.classes, f"--data {data.source}, held out")
@@ -91,6 +92,11 @@ def train(
     built.config |= {"columns": samples.columns} if samples.columns else {}
     built.config |= {"vocabulary": samples.vocabulary.digest} if samples.vocabulary else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
+    if data.labels and not built.classes:
+        print(
+            f"warning: --data.labels {data.labels}: not used: {recipe} takes labels with --model.classes N",
+            file=sys.stderr,
+        )
     check_training(built, samples, settings)  # what is refused, is refused before anything is written
     make_trainer(settings, logger=False)
     if begun:
@@ -134,16 +140,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def size(shape: Shape) -> str:
-    """A shape as people say it."""
-    if len(shape) == 1:
-        return f"{shape[0]} columns"
-    if len(shape) == 2:
-        return f"at most {shape[0] - 1} tokens of {shape[1]:,}"
-    c, h, w = shape
-    return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
-
-
 def say_skipped(skipped: list[str], read: int, run: Path | None = None, lines: bool = False) -> None:
     """Count and name the files, or ``lines``, that were left out; a run has the list in ``skipped.txt``, if it is long.
 
@@ -183,7 +179,7 @@ def data_of(
 
 def say_cut(cut: int, longest: int) -> None:
     if cut:
-        print(f"cut {cut} sentences at {longest} tokens (--data.longest)", file=sys.stderr)
+        print(f"cut {cut} sentence{'s' * (cut > 1)} at {longest} tokens (--data.longest)", file=sys.stderr)
 
 
 def say_unknown(samples: Samples, what: str) -> None:
@@ -208,8 +204,15 @@ def check_labels(model: LatentModel, samples: Samples, where: str, each: bool = 
         raise UserError(f"{where}: {text}")
 
 
+def need_latent(model: LatentModel, run: Path, command: str) -> None:
+    """Refuse a model without a code of its data; raises ``UserError``."""
+    if not math.prod(model.latent):
+        raise UserError(f"{command}: {run} holds a {model.config['recipe']}, which has no latent")
+
+
 def need_seen(model: LatentModel, run: Path, command: str, out: Path | None) -> Kind:
     """The kind of data, of which ``command`` can show some; refuses rows, and names that don't fit."""
+    need_latent(model, run, command)
     kind = kind_of(model, run)
     if isinstance(kind, Rows):
         raise UserError(f"{command}: makes pictures; {run} was trained on rows of numbers: see fvae encode and decode")
@@ -261,7 +264,7 @@ def evaluate(
         write_text(out, json.dumps(finite, indent=2) + "\n")
     draws = f"; {samples} draw{'s' if samples > 1 else ''} of u a sample" if math.prod(model.noise_shape) else ""
     bits = f", {found['bits']} bits" if found["bits"] else ""
-    print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {size(model.shape)}{bits}")
+    print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {data_.size}{bits}")
     error = f" +- {found[f'{told.key}_error']:.4f}" if len(data_) > 1 else ""
     print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}{draws}")
     if samples > 1:
@@ -369,9 +372,7 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     samples = samples.spread(n)
     back = kind.decoded(*encoded(model, samples))
     if out is None or isinstance(kind, Sentences):
-        pairs = zip(samples.vocabulary.lines(samples.values), back, strict=True)
-        lines = np.array([line for pair in pairs for line in (*pair, "")][:-1], dtype=object)
-        kind.write(lines, out)
+        kind.write(spaced(zip(samples.vocabulary.lines(samples.values), back, strict=True)), out)
         if out is not None:
             print(f"{out}: {len(samples)} sentences of {what}, each above what the model makes of its code")
         return
@@ -384,6 +385,11 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     save_picture(sheet(rows, labels), out)
     error = np.sqrt(((data_rows.astype(float) - back) ** 2).mean())
     print(f"{out}: {len(samples)} images of {what}, root mean square error {error:.3f} of 255")
+
+
+def spaced(groups: Iterable[Iterable[str]]) -> np.ndarray:
+    """Lines, with an empty one between groups."""
+    return np.array([line for group in groups for line in (*group, "")][:-1], dtype=object)
 
 
 def interpolate(
@@ -402,7 +408,7 @@ def interpolate(
     """
     at_least("--steps", steps, 2)
     if ends and len(ends) not in (2, 4):
-        raise UserError(f"interpolate: expected 2 images (a row) or 4 (a square), or sentences, found {len(ends)}")
+        raise UserError(f"interpolate: expected 2 images or sentences (a row) or 4 (a square), found {len(ends)}")
     model = load(run, device())
     kind = need_seen(model, run, "interpolate", out)
     corners = corners or (2 if isinstance(kind, Sentences) else 4)
@@ -414,6 +420,8 @@ def interpolate(
             raise UserError(f"--labels: expected one for each of {len(ends)} images, found {len(words)}")
         numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
         if isinstance(kind, Sentences):
+            if not all(map(str.strip, ends)):
+                raise UserError("interpolate: expected sentences, found an empty one")
             values, cut = kind.vocabulary.numbers(ends)
             samples = Samples(values, list(ends), vocabulary=kind.vocabulary, cut=cut)
             say_cut(cut, kind.vocabulary.longest)
@@ -438,7 +446,7 @@ def interpolate(
     weights = [None] * steps if y is None else way(torch.nn.functional.one_hot(y, model.classes).to(e.dtype))
     rows = [kind.decoded(*row) for row in zip(way(e), weights, strict=False)]
     if isinstance(kind, Sentences) or out is None:
-        kind.write(np.concatenate(rows), out)
+        kind.write(spaced(rows), out)
     else:
         save_picture(sheet(rows), out)
     if out is not None:
@@ -463,6 +471,7 @@ def encode(run: Path, data: DataSettings, split: str | None, out: Path) -> None:
         raise UserError(f"--out {out}: expected a name that ends in .npz")
     need_file("--out", out)
     model = load(run, device())
+    need_latent(model, run, "encode")
     samples, what = data_of(run, model, data, split, whole=True)
     arrays = {"codes": encoded(model, samples)[0].cpu().numpy(), "names": np.array(samples.names)}
     write_arrays(out, **arrays, **({} if samples.labels is None else {"labels": samples.labels}))
@@ -473,6 +482,7 @@ def decode(run: Path, codes: Path, out: Path) -> None:
     """Codes from an .npz back to images or rows, by the labels beside them where the model takes labels."""
     e, labels = read_codes(codes)
     model = load(run, device())
+    need_latent(model, run, "decode")
     kind = kind_of(model, run)
     kind.need_out(out)
     dims = math.prod(model.latent)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +13,67 @@ from fvae.checkpoint import load
 from fvae.errors import UserError
 from fvae.evaluate import unit
 from fvae.files import replacing, write_text
+from fvae.kinds import Images, Sentences, Writing, kind_of
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.runs import BOUNDS, data_name, read_metrics, told_in
 
-WHAT = ("run", "recipe", "data", "bits", "parameters", "step", "minutes")
+WHAT = ("run", "recipe", "data", "bits", "tokens", "parameters", "step", "minutes")
 COLUMNS = (*WHAT, "told in", "held-out", "rate", "distortion")
 
 
 def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> list[str]:
-    """Write ``table.md``, ``table.csv``, ``curves.png`` and, of images, ``samples.png`` (temperature 0.8) to ``out``.
+    """Write ``table.md``, ``table.csv``, ``curves.png`` and, of images, ``samples.png`` (temperature 0.8), or, of text,
+    ``samples.md`` to ``out``.
 
-    The bounds are those of each run's last evaluation; of other data or bits they don't compare, so both are columns.
-    Returns the names of the files.
+    The bounds are those of each run's last evaluation; of other data, bits or tokens they don't compare, so these are
+    columns. Returns the names of the files.
     Raises ``UserError`` where a folder is no run.
     """
     names = [run.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     metrics = [read_metrics(run) for run in runs]
     table: list[dict[str, Any]] = []
-    rows = []
+    rows, sentences, tokenisers = [], [], set()
     for run, name, history in zip(runs, names, metrics, strict=True):
         model, last = load(run, device), history[-1]
         parameters = sum(p.numel() for p in model.parameters())
         told = unit(model)
         bound = [f"{last[f'test_{part}{told.key}']:.4f}" for part in BOUNDS]
         minutes = f"{last['seconds'] / 60:.1f}"
-        what = (name, model.config["recipe"], data_name(run), model.decoder.bits or "")
+        kind = kind_of(model, run)
+        known = kind.vocabulary.shape[1] if isinstance(kind, Sentences) else ""
+        what = (name, model.config["recipe"], data_name(run), model.decoder.bits or "", known)
         values = (*what, parameters, int(last["step"]), minutes, told.name, *bound)
         table.append(dict(zip(COLUMNS, values, strict=True)))
         generator = torch.Generator().manual_seed(seed)
-        samples = model.sample(n, some_labels(model, n, generator), 0.8, generator)
-        if model.decoder.bits is not None:
-            rows.append(to_uint8(samples, model.decoder.bits))
+        labels = some_labels(model, n, generator)
+        if isinstance(kind, Sentences):
+            drawn = kind.decoded(model.codes(n, generator), labels, writing=Writing(), generator=generator)
+            sentences.append(f"## {name}\n\n" + "".join(f"- {line}\n" for line in drawn))
+            tokenisers.add(kind.vocabulary.digest)
+        elif isinstance(kind, Images):
+            rows.append(to_uint8(model.sample(n, labels, kind.temperature, generator), model.decoder.bits))
     if len({told_in(history) for history in metrics}) > 1:
         raise UserError("compare: expected runs on images, or runs on rows of numbers; found both")
+    if len(tokenisers) > 1:
+        print("warning: the runs have different tokenisers: their figures don't compare", file=sys.stderr)
     if len({row.shape[1:] for row in rows}) > 1:
         shapes = ", ".join(f"{name} {row.shape[1:]}" for name, row in zip(names, rows, strict=True))
         raise UserError(f"compare: expected runs with images of one shape, found {shapes}")
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = [column for column in COLUMNS if any(row[column] != "" for row in table)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(table)
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.values() for row in table)]
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in table)]
     write_text(out / "table.csv", text.getvalue())
     write_text(out / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
     if rows:
         save_picture(sheet(rows, names), out / "samples.png")
+    if sentences:
+        write_text(out / "samples.md", "\n".join(sentences))
     draw_curves(names, metrics, out / "curves.png")
-    return ["table.md", "table.csv", "curves.png", *["samples.png"] * bool(rows)]
+    return ["table.md", "table.csv", "curves.png", *["samples.png"] * bool(rows), *["samples.md"] * bool(sentences)]
 
 
 def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: Path) -> None:

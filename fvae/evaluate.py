@@ -89,7 +89,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
         NOUNS[len(model.shape)]: len(found.loss),
-        "dimensions": math.prod(model.shape),
+        "dimensions": None if len(model.shape) == 2 else math.prod(model.shape),  # text has as many as it has tokens
         "bits": model.decoder.bits,
         "samples": samples,
     }

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fvae.bound import LatentModel
+from fvae.checkpoint import read_config
+from fvae.data import Shape
 from fvae.data.samples import NOUNS
 from fvae.data.texts import Vocabulary
 from fvae.data.vectors import nameless
@@ -141,11 +143,24 @@ def kind_of(model: LatentModel, run: Path) -> Kind:
 
 def vocabulary_of(model: LatentModel, run: Path) -> Vocabulary:
     """The tokeniser of a run on text; raises ``UserError`` where it is not the one that the model was trained with."""
-    vocabulary = Vocabulary.read(run / VOCABULARY, model.shape[0] - 1)
-    if vocabulary.shape[1] != model.shape[1] or vocabulary.digest != model.config.get("vocabulary"):
-        found = f"{vocabulary.shape[1]} others" if vocabulary.shape == model.shape else vocabulary.shape[1]
+    return vocabulary_kept(run, model.shape, model.config.get("vocabulary"))
+
+
+def vocabulary_begun(run: Path, longest: int) -> Vocabulary:
+    """That of a run to go on with, which before its first evaluation has no model to compare it with."""
+    if not (run / "config.json").exists():
+        return Vocabulary.read(run / VOCABULARY, longest)
+    config = read_config(run)
+    return vocabulary_kept(run, config["shape"], config.get("vocabulary"))
+
+
+def vocabulary_kept(run: Path, shape: Shape, digest: str | None) -> Vocabulary:
+    vocabulary = Vocabulary.read(run / VOCABULARY, shape[0] - 1)
+    if vocabulary.shape[1] != shape[1] or vocabulary.digest != digest:
+        same = vocabulary.shape[1] == shape[1]
+        found = "as many others" if same else f"{vocabulary.shape[1]:,}"
         raise UserError(
-            f"{run / VOCABULARY}: does not belong to {run}: expected {model.shape[1]} tokens, found {found}"
+            f"{run / VOCABULARY}: not the tokeniser of {run}: expected its {shape[1]:,} tokens, found {found}"
         )
     return vocabulary
 

@@ -15,8 +15,8 @@ class Tokens(nn.Module):
     """The probability of a sentence under a language model: log q(x|z) = sum_t log q(x_t | x_<t, z), in nats.
 
     ``x`` (B, T) token numbers, padded; the end of the sentence is a token that is predicted too, padding is none.
-    ``net`` is a decoder of ``fvae.nets.text``. In training each token of what came before is hidden (shown as unknown)
-    with probability ``word_dropout`` (Bowman et al., 2016).
+    ``net`` is a decoder of ``fvae.nets.text``, ``longest`` counts the end. In training each token of what came before
+    is hidden (shown as unknown) with probability ``word_dropout`` (Bowman et al., 2016).
     """
 
     net: Any
@@ -46,7 +46,7 @@ class Tokens(nn.Module):
     def draw(
         self, z: Tensor, temperature: float = 1.0, top_p: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Sentences, token by token: (B, d) -> (B, T) that end with EOS, or are cut at the longest that is known.
+        """Sentences, token by token: (B, d) -> (B, T) that end with EOS, or are cut at the longest there may be.
 
         ``temperature`` divides the logits, 0 takes the most probable token. Of the probable tokens only those count
         that have ``top_p`` of the probability together (Holtzman et al., 2020). Linear in the length.
@@ -54,7 +54,7 @@ class Tokens(nn.Module):
         token = torch.full((len(z),), BOS, device=z.device)
         going = torch.ones(len(z), dtype=torch.bool, device=z.device)
         state, written = self.net.begin(z), []
-        for _ in range(self.longest):
+        for _ in range(self.longest - 1):
             log_p, state = self.next(token, state)
             token = choose(log_p, temperature, top_p, generator)
             token = torch.where(going, token, PAD)
@@ -74,7 +74,7 @@ class Tokens(nn.Module):
         score[:, 0] = 0.0  # all begin alike: one of them is enough
         going = torch.ones(b, width, dtype=torch.bool, device=z.device)
         written = torch.zeros(b, width, 0, dtype=torch.long, device=z.device)
-        for _ in range(self.longest):
+        for _ in range(self.longest - 1):
             log_p, state = self.next(token, state)
             log_p = log_p.view(b, width, -1)
             ended = torch.full_like(log_p, -math.inf)

@@ -407,6 +407,10 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
             f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
             f"a device, found {each}"
         )
+    if len(data) < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
+        raise UserError(
+            f"--data: this model normalises over a batch; expected 2 training samples or more, found {len(data)}"
+        )
     if settings.aggressive and not known(model):
         raise UserError(
             "--train.aggressive: needs a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
@@ -453,8 +457,8 @@ def train(
     training = Training(model, settings, data)
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
-    size, shape = sum(p.numel() for p in model.parameters()), "x".join(map(str, data.shape))
-    held_out = f"{len(data)} {data.noun} of {shape} and {len(test)} held out"
+    size = sum(p.numel() for p in model.parameters())
+    held_out = f"{len(data)} {data.noun} of {data.size} and {len(test)} held out"
     since = f"from step {begin} to " if begin else ""
     report(f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}")
     budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}

@@ -176,7 +176,7 @@ FLAGS = [*TINY, *STEPS, "--data.held_out", "0.3"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """Runs on text, with and without labels, and one on digits. No test may change it."""
+    """Runs on text, with and without labels or a latent, and one on digits. No test may change it."""
     home = tmp_path_factory.mktemp("text")
     write(home / "cats.txt", LINES * 8)
     write(home / "labels.txt", list("01101") * 8)
@@ -184,6 +184,11 @@ def home(tmp_path_factory) -> Path:
     assert main(["train", "text_vae", *source, "--out", str(home / "run"), *FLAGS]) == 0
     labels = ["--data.labels", str(home / "labels.txt"), "--model.classes", "2"]
     assert main(["train", "text_vae", *source, *labels, "--out", str(home / "labelled"), *FLAGS]) == 0
+    characters = ["--data.tokens", "character"]
+    assert main(["train", "text_vae", *source, *characters, "--out", str(home / "characters"), *FLAGS]) == 0
+    assert main(["train", "language_model", *source, "--out", str(home / "lm"), *TINY[2:], *STEPS]) == 0
+    write(home / "two.txt", LINES[:2])
+    np.savez(home / "c.npz", codes=np.zeros((2, 0), dtype=np.float32))
     digits = ["--model.levels", "1", "--model.latent", "2", "--model.width", "4", *STEPS]
     assert main(["train", "vae", "--data", "digits", "--out", str(home / "digits"), *digits]) == 0
     return home
@@ -245,7 +250,8 @@ def test_sentences_come_back_between_and_as_codes(fvae, tmp_path):
     out = fvae("reconstruct", "HOME/run", "--n", 3)[1].splitlines()
     assert len(out) == 8 and out[2] == out[5] == "" and set(out[::3]) <= set(LINES)
     assert len(fvae("interpolate", "HOME/run", "the cat", "a dog sat", "--steps", 5)[1].splitlines()) == 5
-    assert len(fvae("interpolate", "HOME/run", *"abcd", "--steps", 3)[1].splitlines()) == 9
+    square = fvae("interpolate", "HOME/run", *"abcd", "--steps", 3)[1].splitlines()
+    assert len(square) == 11 and square[3] == square[7] == ""
     assert len(fvae("interpolate", "HOME/run", "--steps", 4)[1].splitlines()) == 4  # between held-out ones
     assert fvae("encode", "HOME/run", "--data", "HOME/cats.txt", "--out", "OUT/c.npz")[0] == 0
     codes = np.load(tmp_path / "c.npz")
@@ -256,7 +262,10 @@ def test_sentences_come_back_between_and_as_codes(fvae, tmp_path):
     with open(tmp_path / "s.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and all(float(row["nats"]) > 0 for row in rows)
-    assert fvae("compare", "HOME/run", "HOME/labelled", "--out", "OUT/report")[0] == 0
+    assert fvae("compare", "HOME/run", "HOME/labelled", "--out", "OUT/report", "--n", 3)[:3:2] == (0, "")
+    report = (tmp_path / "report/samples.md").read_text()
+    assert report.count("\n- ") == 6 and report.startswith("## run\n") and "\n## labelled\n" in report
+    assert (tmp_path / "report/table.csv").read_text().startswith("run,recipe,data,tokens,parameters,")
 
 
 def test_it_goes_on_where_it_was(home, tmp_path, fvae):
@@ -301,6 +310,24 @@ WRONG = {
         "expected text, .* as the model has",
     ),
     "another kind, too": (["evaluate", "HOME/digits", "--data", "HOME/cats.txt"], "expected images or rows of numbers"),
+    "empty": (["interpolate", "HOME/run", "a", " "], "interpolate: expected sentences, found an empty one"),
+    **{
+        command: ([command, "HOME/lm", *extra], f"{command}: .*lm holds a language_model, which has no latent")
+        for command, extra in {
+            "interpolate": ["a", "b"],
+            "reconstruct": [],
+            "encode": ["--out", "OUT/c.npz"],
+            "decode": ["HOME/c.npz", "--out", "OUT/c.txt"],
+        }.items()
+    },
+    "bytes": (
+        ["train", "text_vae", "--data=HOME/cats.txt", "--out=OUT/r", "--data.tokens=bpe", "--data.vocabulary=259"],
+        "--data.vocabulary 259: expected 260 or more",
+    ),
+    "one": (
+        ["train", "text_vae", "--data", "HOME/two.txt", "--out", "OUT/r"],
+        "--data: this model normalises over a batch; expected 2 training samples or more, found 1",
+    ),
     "compile": (
         ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.compile", "true"],
         "--train.compile: expected images or rows of numbers; sentences have many lengths",
@@ -317,7 +344,7 @@ WRONG = {
     "top_p": (["sample", "HOME/run", "--top_p", "0"], "--top_p: expected a number above 0 and at most 1, found 0"),
     "both": (["sample", "HOME/run", "--top_p", "0.5", "--beam", "2"], "--top_p and --beam: expected one of them"),
     "beam": (["sample", "HOME/run", "--beam", "0"], "--beam: expected 1 or more, found 0"),
-    "three": (["interpolate", "HOME/run", "a", "b", "c"], "expected 2 images .* or 4 .*, or sentences, found 3"),
+    "three": (["interpolate", "HOME/run", "a", "b", "c"], "expected 2 images or sentences .* or 4 .*, found 3"),
     "aggressive": (
         ["train", "glow", "--data", "digits", "--out", "OUT/r", "--train.aggressive", "true"],
         "--train.aggressive: needs a Gaussian posterior of a flat latent",
@@ -397,12 +424,19 @@ def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
     for text, message in (
         (None, "tokenizer.json: no such file"),
         ("{}", "tokenizer.json: expected a tokeniser of Hugging Face's tokenizers"),
-        (Vocabulary.built(["x y z"], "word", 20, 9).text, "does not belong to .*: expected 13 tokens, found 7"),
-        (own.replace('"mat"', '"hat"'), "does not belong to .*: expected 13 tokens, found 13 others"),
+        (Vocabulary.built(["x y z"], "word", 20, 9).text, "not the tokeniser of .*: expected its 13 tokens, found 7"),
+        (own.replace('"mat"', '"hat"'), "not the tokeniser of .*: expected its 13 tokens, found as many others"),
     ):
         (run / "tokenizer.json").unlink() if text is None else (run / "tokenizer.json").write_text(text)
-        status, _, err = fvae("sample", run)
-        assert status == 2 and re.search(message, err), err
+        for words in (["sample", run], ["compare", run, "--out", "OUT/c"], ["train", "--out", run, "--resume"]):
+            status, _, err = fvae(*words)
+            assert status == 2 and re.search(message, err), err
+
+
+def test_tokenisers_that_differ_are_said_so(fvae):
+    """Figures of words and of characters don't compare."""
+    status, _, err = fvae("compare", "HOME/run", "HOME/characters", "--out", "OUT/c")
+    assert status == 0 and "warning: the runs have different tokenisers" in err
 
 
 def test_an_unseen_script_is_unknown_and_said_so(fvae, tmp_path):

@@ -98,7 +98,7 @@ def test_every_parameter_has_a_gradient(extra):
     x = sentences(8)
     model(x, some_labels(model, 8)).loss().backward()
     for name, p in model.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
+        assert p.grad is not None and p.grad.isfinite().all() and (p.grad.any() or not p.numel()), name
 
 
 @every
@@ -188,7 +188,7 @@ def test_greedy_is_cold_narrow_and_a_beam_of_one(decoder):
     model = made(0.5, decoder=decoder).eval()
     z = torch.randn(5, 4)
     greedy = model.decoder.draw(z, 0.0)
-    assert greedy.shape[0] == 5 and greedy.shape[1] <= SHAPE[0]
+    assert greedy.shape[0] == 5 and greedy.shape[1] < SHAPE[0]  # the longest and no end
     for other in (model.decoder.draw(z, 1.0, 1e-9), model.decoder.beam(z, 1), model.decoder.mean(z)):
         assert torch.equal(other, greedy)
     ends = (greedy == EOS).int().cumsum(1)
@@ -205,9 +205,9 @@ def test_a_wide_beam_finds_the_most_probable_sentence(decoder, float64):
     found = model.decoder.beam(z, 64)
     for row, code in zip(found, z, strict=True):
         best, score = None, -math.inf
-        for n in range(4):
+        for n in range(3):
             for tokens in itertools.product([UNK, 4, 5], repeat=n):
-                x = torch.tensor([[*tokens, EOS][:3]])
+                x = torch.tensor([[*tokens, EOS][:2]])
                 value = by_steps(model, x, code[None]).item()
                 if value > score:
                     best, score = x[0], value

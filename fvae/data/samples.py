@@ -41,6 +41,16 @@ class Samples:
     def noun(self) -> str:
         return NOUNS[len(self.shape)]
 
+    @property
+    def size(self) -> str:
+        """The shape as people say it."""
+        if len(self.shape) == 1:
+            return f"{self.shape[0]} columns"
+        if len(self.shape) == 2:
+            return f"at most {self.shape[0] - 1} tokens of {self.shape[1]:,}"
+        c, h, w = self.shape
+        return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -72,7 +72,7 @@ class Vocabulary:
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; a run on text has it from its first evaluation on") from None
+            raise UserError(f"{path}: no such file; a run on text can't be used without it") from None
         except Exception as error:  # the library has no class of its own for what it can't read
             raise UserError(f"{path}: expected a tokeniser of Hugging Face's tokenizers ({error!s:.100})") from None
         if [tokenizer.id_to_token(i) for i in range(len(SPECIAL))] != list(SPECIAL):
@@ -126,7 +126,7 @@ def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary |
         value = getattr(data, flag)
         if value != getattr(DataSettings(), flag):
             raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds text")
-    for flag, least in (("vocabulary", len(SPECIAL) + 1), ("longest", 1)):
+    for flag, least in (("vocabulary", len(SPECIAL) + (256 if data.tokens == "bpe" else 1)), ("longest", 1)):
         if getattr(data, flag) < least:
             raise UserError(f"--data.{flag} {getattr(data, flag)}: expected {least} or more")
     path = Path(os.path.expanduser(data.source))
