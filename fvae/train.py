@@ -460,7 +460,8 @@ def train(
     size = sum(p.numel() for p in model.parameters())
     held_out = f"{len(data)} {data.noun} of {data.size} and {len(test)} held out"
     since = f"from step {begin} to " if begin else ""
-    report(f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}")
+    what = f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"
+    report(f"{run}: --train.steps {steps}: nothing to do, it is at step {begin}" if begin >= steps >= 0 else what)
     budget = None if settings.minutes is None else {"seconds": settings.minutes * 60}
     trainer = make_trainer(
         settings,

@@ -184,6 +184,9 @@ def test_flags_override_the_settings_file(fvae, tmp_path):
 def test_resume_goes_on(fvae, home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "r")
     assert fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6).status == 0
+    for fewer in (6, 3):
+        found = fvae("train", "--out", "OUT/r", "--resume", "--train.steps", fewer)
+        assert found.status == 0 and f"--train.steps {fewer}: nothing to do, it is at step 6" in found.err
     steps = [row["step"] for row in table(tmp_path / "r/metrics.csv")]
     assert steps == ["2", "4", "6"]
 
