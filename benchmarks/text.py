@@ -42,6 +42,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, setti
     "linear annealing": ("text_vae", GAUSSIAN, ANNEAL),
     "cyclical annealing": ("text_vae", GAUSSIAN, {"anneal": "cyclical", "anneal_steps": 500}),
     "free bits, 4 nats": ("text_vae", GAUSSIAN, {"free_nats": 4}),
+    "annealing, free bits, 4.5": ("text_vae", GAUSSIAN, ANNEAL | {"free_nats": 4.5}),
     "free bits, 1/8 each": ("text_vae", GAUSSIAN, {"free_nats_each": 0.125}),
     "beta 0.4": ("text_vae", GAUSSIAN, {"beta": 0.4}),
     "fixed deviation 0.6": ("text_vae", {"posterior": "fixed", "std": 0.6}, {}),

@@ -188,7 +188,7 @@ def out(what: str) -> Callable[[Any], Any]:
     return flag("--out", type=path, required=True, metavar="PATH", help=what)
 
 
-def maybe(what: str) -> Callable[[Any], Any]:
+def optional_out(what: str) -> Callable[[Any], Any]:
     return flag("--out", type=path, metavar="PATH", help=what)
 
 
@@ -229,9 +229,17 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         flag("--top_p", type=float, help="of text: share of the probability that counts (default: 1)"),
         flag("--beam", type=int, help="of text: the best sentence that a beam of this width finds"),
         seed,
-        maybe("a picture, an .npz, or a folder of PNGs; a .csv or .npz for rows; a .txt (default: printed) for text"),
+        optional_out(
+            "a picture, an .npz, or a folder of PNGs; a .csv or .npz for rows; a .txt (default: printed) for text"
+        ),
     ],
-    "reconstruct": [run, data, split, flag("--n", type=int, default=20, help="images, or sentences"), maybe(SEEN)],
+    "reconstruct": [
+        run,
+        data,
+        split,
+        flag("--n", type=int, default=20, help="images, or sentences"),
+        optional_out(SEEN),
+    ],
     "interpolate": [
         run,
         flag("ends", type=str, nargs="*", metavar="END", help="2 or 4 images, or sentences (default: held-out ones)"),
@@ -240,7 +248,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         flag("--corners", type=int, choices=[2, 4], help="how many to take where none are named (4; of text 2)"),
         flag("--steps", type=int, default=9, help="images, or sentences, from one end to the other"),
         flag("--labels", metavar="K,K,...", help="of those named, where the run was trained with labels"),
-        maybe(SEEN),
+        optional_out(SEEN),
     ],
     "encode": [run, data, split_of_all, out("an .npz")],
     "decode": [

@@ -291,15 +291,15 @@ def perplexity(data: Samples, found: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def sample(
     run: Path,
-    n: int | None,
-    temperature: float | None,
-    temperatures: str | None,
-    label: str | None,
-    token_temperature: float | None,
-    top_p: float | None,
-    beam: int | None,
-    seed: int,
-    out: Path | None,
+    n: int | None = None,
+    temperature: float | None = None,
+    temperatures: str | None = None,
+    label: str | None = None,
+    token_temperature: float | None = None,
+    top_p: float | None = None,
+    beam: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
 ) -> None:
     """Draw images (a grid, an .npz, a folder, or one labelled row a temperature), rows of numbers, or sentences."""
     sweep = temperatures is not None

@@ -79,7 +79,8 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     told = unit(model)
     error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
     bound = f"-log p(x{'|y' * bool(model.classes)})"
-    bound = f"upper bound on {bound}" if math.prod(model.noise_shape) else bound  # nothing drawn: exact
+    exact = not math.prod(model.noise_shape)  # nothing is drawn, so that no bound is tighter
+    bound = bound if exact else f"upper bound on {bound}"
     result: dict[str, Any] = {
         told.key: told.of(float(found.loss.mean())),
         f"{told.key}_error": told.of(error),
@@ -93,7 +94,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         "bits": model.decoder.bits,
         "samples": samples,
     }
-    if samples > 1:
+    if samples > 1 or exact:
         result[f"tighter_{told.key}"] = told.of(float(found.tighter.mean()))
         result["tighter_nats"] = float(found.tighter.mean())
     return result

@@ -25,6 +25,7 @@ from fvae.rooms import (
     LanguageModel,
     Mixing,
     Probability,
+    check_decoder,
     coders,
     couplings,
     exact,
@@ -34,7 +35,6 @@ from fvae.rooms import (
     language,
     nice_flow,
     noised,
-    possible,
     realnvp_flow,
     same_size,
     scale,
@@ -446,7 +446,7 @@ def text_vae(
         word_dropout: share of the tokens that the decoder is not shown in training
     """
     longest, vocabulary = shape
-    possible(decoder, hidden, heads)
+    check_decoder(decoder, hidden, heads)
     if prior == "flow" and latent == 1:
         raise UserError("prior flow needs latent 2 or more; found 1")
     encoder = LSTMEncoder(vocabulary, embedding, hidden, latent if posterior == "fixed" else 2 * latent)
@@ -482,6 +482,6 @@ def language_model(
     Args:
         hidden: units of the LSTM, or of the transformer
     """
-    possible(decoder, hidden, heads)
+    check_decoder(decoder, hidden, heads)
     net = language(shape, decoder, 0, False, embedding, hidden, layers, heads, dropout, softmax)
     return LatentModel(Colour(Nothing()), Tokens(net, shape[0]), Flatten((0,)), shape, (0,))

@@ -253,7 +253,7 @@ def language(
     return TransformerDecoder(vocabulary, longest, hidden, latent, layers, heads, dropout, out)
 
 
-def possible(decoder: LanguageModel, hidden: int, heads: int) -> None:
+def check_decoder(decoder: LanguageModel, hidden: int, heads: int) -> None:
     """Refuse networks of no units, and a transformer whose heads don't share them; raises ``UserError``."""
     if not hidden:
         raise UserError("hidden must be above 0; found 0")

@@ -41,6 +41,7 @@ from fvae.flows import set_reversible
 from fvae.information import information, known
 from fvae.likelihoods import to_unit
 from fvae.memory import keep_freed_memory
+from fvae.outputs import write_lines
 from fvae.params import BatchNorm
 from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
@@ -317,7 +318,7 @@ def picture(model: LatentModel, test: Samples, path: Path) -> None:
     if test.vocabulary:
         z = model.prior.inverse(model.codes(16, generator), some_labels(model, 16, generator))
         x = model.decoder.draw(z, generator=generator)
-        write_text(path.with_suffix(".txt"), "".join(line + "\n" for line in test.vocabulary.lines(x.cpu().numpy())))
+        write_lines(test.vocabulary.lines(x.cpu().numpy()), path.with_suffix(".txt"))
     elif model.decoder.bits is None:
         n = min(1000, len(test))
         y = some_labels(model, n, generator)
@@ -402,12 +403,13 @@ def step_to_resume(run: Path, model: LatentModel, data: Samples) -> int:
 def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
     """Refuse settings that a model or its data can't be trained with; raises ``UserError``."""
     each = settings.batch_size // (settings.devices * settings.nodes)
-    if each < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
+    normalises = any(isinstance(m, BatchNorm) for m in model.modules())
+    if normalises and each < 2:
         raise UserError(
             f"--train.batch_size {settings.batch_size}: this model normalises over a batch; expected 2 samples or more "
             f"a device, found {each}"
         )
-    if len(data) < 2 and any(isinstance(m, BatchNorm) for m in model.modules()):
+    if normalises and len(data) < 2:
         raise UserError(
             f"--data: this model normalises over a batch; expected 2 training samples or more, found {len(data)}"
         )

@@ -61,8 +61,8 @@ CHANGES = [
     ("shape", "8x8", "config.json: expected a list `shape` and a table `settings`"),
     (
         "shape",
-        [8, 8, 8, 8],
-        r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8,",
+        [8] * 4,
+        r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8, 8, 8, 8\)",
     ),
     ("shape", [8, 8], "config.json: glow: is for images and rows of numbers; found text: take text_vae"),
     ("settings", {"width": "8"}, "config.json: glow: width must be a whole number; found '8'"),

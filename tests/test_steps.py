@@ -27,8 +27,9 @@ def test_a_model_is_the_plain_one(name, coupling, mixing, float64):
     with plain(model):
         expected = model(x, u=u)
         assert difference(found, gradients(model, expected.loss())) < 1e-10
-    for a, b in zip(terms[:4], expected[:4], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    for a, b in zip(terms, expected, strict=True):
+        if a is not None or b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 @every_recipe

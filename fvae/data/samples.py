@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fvae.errors import UserError
+from fvae.settings import DataSettings
 
 Shape = tuple[int, ...]
 NOUNS = {1: "rows", 2: "sentences", 3: "images"}  # what samples are called, by the length of a model's shape
@@ -96,6 +97,13 @@ def check_share(share: float) -> None:
     """Refuse to hold all or nothing out; raises ``UserError``."""
     if not 0 < share < 1:
         raise UserError(f"--data.held_out {share}: expected a share between 0 and 1, both excluded")
+
+
+def check_no_images(data: DataSettings, noun: str) -> None:
+    """Refuse settings of images for a source of another kind; raises ``UserError``."""
+    for flag in ("size", "colour", "split"):
+        if (value := getattr(data, flag)) != getattr(DataSettings(), flag):
+            raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds {noun}")
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:

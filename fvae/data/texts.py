@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fvae.data.decode import reason
-from fvae.data.samples import Samples, check_share, held_out, numbered
+from fvae.data.samples import Samples, check_no_images, check_share, held_out, numbered
 from fvae.errors import UserError
 from fvae.settings import DataSettings
 
@@ -70,10 +70,14 @@ class Vocabulary:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; a run on text can't be used without it") from None
-        except Exception as error:  # the library has no class of its own for what it can't read
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: expected a tokeniser, found what can't be read ({reason(error)})") from None
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # from_str raises no class below it
             raise UserError(f"{path}: expected a tokeniser of Hugging Face's tokenizers ({error!s:.100})") from None
         if [tokenizer.id_to_token(i) for i in range(len(SPECIAL))] != list(SPECIAL):
             raise UserError(f"{path}: expected a tokeniser whose first tokens are {' '.join(SPECIAL)}, found another")
@@ -122,10 +126,7 @@ def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary |
     """
     where = f"--data {data.source}"
     check_share(data.held_out)
-    for flag in ("size", "colour", "split"):
-        value = getattr(data, flag)
-        if value != getattr(DataSettings(), flag):
-            raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds text")
+    check_no_images(data, "text")
     for flag, least in (("vocabulary", len(SPECIAL) + (256 if data.tokens == "bpe" else 1)), ("longest", 1)):
         if getattr(data, flag) < least:
             raise UserError(f"--data.{flag} {getattr(data, flag)}: expected {least} or more")

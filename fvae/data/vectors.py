@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fvae.data.decode import reason
-from fvae.data.samples import Samples, check_share, held_out, numbered
+from fvae.data.samples import Samples, check_no_images, check_share, held_out, numbered
 from fvae.errors import UserError
 from fvae.settings import DataSettings
 
@@ -42,10 +42,7 @@ def load_vectors(data: DataSettings, part: str = "train", shape: tuple[int, ...]
     """
     where = f"--data {data.source}"
     check_share(data.held_out)
-    for flag in ("size", "colour", "split"):
-        value = getattr(data, flag)
-        if value != getattr(DataSettings(), flag):
-            raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds rows of numbers")
+    check_no_images(data, "rows of numbers")
     rows = read_rows(Path(os.path.expanduser(data.source)), where)
     if shape and rows.shape != tuple(shape):
         expected = f"{shape[0]} columns" if len(shape) == 1 else f"images of shape {shape}"
