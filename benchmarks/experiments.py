@@ -35,6 +35,7 @@ from fvae.pictures import to_uint8
 from fvae.runs import read_metrics, read_yaml
 from fvae.settings import DataSettings
 
+FVAE = [sys.executable, "-m", "fvae.cli"]
 SAMPLES = 1000  # a model, for FID and KID
 
 DATA = {
@@ -166,9 +167,13 @@ def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, f
     source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
     train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "every": 100}
     train |= {"test_images": 128, "accelerator": "cpu"}
-    flags = [f"--model.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in run.model.items()]
-    flags += [f"--train.{k}={v}" for k, v in train.items()]
-    return [sys.executable, "-m", "fvae.cli", "train", run.recipe, *source, "--out", str(folder), *flags]
+    settings = flags("model", run.model) + flags("train", train)
+    return [*FVAE, "train", run.recipe, *source, "--out", str(folder), *settings]
+
+
+def flags(group: str, values: dict[str, Any]) -> list[str]:
+    """Settings as the command takes them."""
+    return [f"--{group}.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
 
 
 def finish(words: list[str], folder: Path, budget: dict[str, float]) -> None:
@@ -192,19 +197,8 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
     last = read_metrics(folder)[-1]
     if not kept.exists():
         source = ["--data", str(shared / test)] if test else []
-        words = [
-            sys.executable,
-            "-m",
-            "fvae.cli",
-            "evaluate",
-            str(folder),
-            *source,
-            "--samples",
-            "4",
-            "--json",
-            str(kept),
-        ]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        words = ["evaluate", str(folder), *source, "--samples", "4", "--json", str(kept)]
+        subprocess.run([*FVAE, *words], check=True, stdout=subprocess.DEVNULL)
     found = json.loads(kept.read_text())
     model = fvae.load(folder)
     settings = read_yaml(folder / "config.yaml")["data"]
@@ -242,14 +236,20 @@ def tables(rows: list[tuple[str, list[dict[str, float]]]]) -> tuple[str, str]:
         return f"{middle:,.{digits}f}" + (f" +- {spread:.{digits}f}" if len(values) > 1 and spread else "")
 
     names = list(rows[0][1][0])
-    header = ["model", *names]
     lines = [[label, *(told([row[name] for row in found]) for name in names)] for label, found in rows]
-    markdown = "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines])
+    seeds = [[label, i, *row.values()] for label, found in rows for i, row in enumerate(found)]
+    return to_markdown([["model", *names], *lines]), to_csv([["model", "seed", *names], *seeds])
+
+
+def to_markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is its header."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def to_csv(rows: list[list[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "seed", *names])
-    writer.writerows([label, i, *row.values()] for label, found in rows for i, row in enumerate(found))
-    return markdown, text.getvalue()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def main() -> None:

@@ -7,18 +7,15 @@ file; finished ones are not run again, those that were stopped go on. Writes OUT
 """
 
 import argparse
-import csv
-import io
 import json
 import os
 import shlex
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments import finish
+from experiments import FVAE, finish, flags, to_csv, to_markdown
 
 from fvae.files import replacing, write_text
 from fvae.runs import read_metrics
@@ -53,11 +50,8 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, setti
     "aggressive, annealing": ("text_vae", GAUSSIAN, ANNEAL | {"aggressive": True}),
     "BN two-sided, flow prior": ("text_vae", {"posterior": "two-sided", "tau": 0.3, "prior": "flow"}, {}),
 }
+CURVES = ("none, no skip", "none", "linear annealing", "free bits, 4 nats", "BN two-sided, tau 0.3")
 FIGURES = ("nats", "tighter_nats", "perplexity", "rate", "distortion", "mutual", "active", "gap")
-
-
-def flags(group: str, values: dict[str, Any]) -> list[str]:
-    return [f"--{group}.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
 
 
 def figures(folder: Path, test: Path, samples: int) -> dict[str, Any]:
@@ -66,8 +60,8 @@ def figures(folder: Path, test: Path, samples: int) -> dict[str, Any]:
     fresh = kept.exists() and kept.stat().st_mtime >= (folder / "metrics.csv").stat().st_mtime
     if not fresh or json.loads(kept.read_text())["samples"] not in (1, samples):
         words = ["evaluate", str(folder), "--data", str(test), "--samples", str(samples), "--json", str(kept)]
-        done = [sys.executable, "-m", "fvae.cli", *words]
-        subprocess.run(done, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*FVAE, *words], check=True, stdout=subprocess.DEVNULL, env=environment)
     return json.loads(kept.read_text())
 
 
@@ -115,7 +109,7 @@ def main() -> None:
         folder = out / "".join(c if c.isalnum() else "_" for c in name)
         source = ["--data", str(args.shared / training), *flags("data", data), "--out", str(folder)]
         settings = [*flags("model", SIZES[args.size] | model), *flags("train", train)]
-        jobs.append(([sys.executable, "-m", "fvae.cli", "train", recipe, *source, *settings], folder, budget))
+        jobs.append(([*FVAE, "train", recipe, *source, *settings], folder, budget))
     write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda job: finish(*job), jobs))
@@ -126,12 +120,10 @@ def main() -> None:
         for name, (_, folder, _), told in zip(names, jobs, found, strict=True)
     ]
     lines = [[f"{v:.2f}" if isinstance(v, float) else "" if v is None else str(v) for v in row] for row in rows]
-    markdown = "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *lines])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    markdown = to_markdown([header, *lines])
     write_text(out / "table.md", markdown)
-    write_text(out / "table.csv", text.getvalue())
-    vanishing = [i for i, name in enumerate(names) if name.startswith(("none", "linear", "BN"))]
+    write_text(out / "table.csv", to_csv([header, *rows]))
+    vanishing = [i for i, name in enumerate(names) if name in CURVES]
     draw([names[i] for i in vanishing], [jobs[i][1] for i in vanishing], out / "kl.png")
     print(f"{out}\n{markdown}", flush=True)
 
