@@ -65,7 +65,7 @@ def figures(folder: Path, test: Path, samples: int) -> dict[str, Any]:
     return json.loads(kept.read_text())
 
 
-def draw(names: list[str], folders: list[Path], path: Path) -> None:
+def draw(runs: dict[str, Path], path: Path) -> None:
     """The held-out rate over the steps of training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def draw(names: list[str], folders: list[Path], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, folder in zip(names, folders, strict=True):
+    for name, folder in runs.items():
         rows = read_metrics(folder)
         axes.plot([row["step"] for row in rows], [row["test_rate_nats"] for row in rows], "o-", ms=3, label=name)
     axes.set_xlabel("steps")
@@ -114,17 +114,17 @@ def main() -> None:
     with ThreadPoolExecutor(args.workers) as pool:
         list(pool.map(lambda job: finish(*job), jobs))
         found = list(pool.map(lambda job: figures(job[1], args.shared / test, args.samples), jobs))
-    header = ["way", "steps", *FIGURES]
-    rows = [
-        [name, int(read_metrics(folder)[-1]["step"]), *(told.get(key) for key in FIGURES)]
-        for name, (_, folder, _), told in zip(names, jobs, found, strict=True)
-    ]
+    header = ["way", "steps", "minutes", *FIGURES]
+    rows = []
+    for name, (_, folder, _), told in zip(names, jobs, found, strict=True):
+        last = read_metrics(folder)[-1]
+        rows.append([name, int(last["step"]), last["seconds"] / 60, *(told.get(key) for key in FIGURES)])
     lines = [[f"{v:.2f}" if isinstance(v, float) else "" if v is None else str(v) for v in row] for row in rows]
     markdown = to_markdown([header, *lines])
     write_text(out / "table.md", markdown)
     write_text(out / "table.csv", to_csv([header, *rows]))
-    vanishing = [i for i, name in enumerate(names) if name in CURVES]
-    draw([names[i] for i in vanishing], [jobs[i][1] for i in vanishing], out / "kl.png")
+    if curves := {name: folder for name, (_, folder, _) in zip(names, jobs, strict=True) if name in CURVES}:
+        draw(curves, out / "kl.png")
     print(f"{out}\n{markdown}", flush=True)
 
 
