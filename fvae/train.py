@@ -14,10 +14,8 @@ import io
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from fvae.checkpoint import check_checkpoint, save
 from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.evaluate import batches, bounds, summary, to_bins, unit
+from fvae.feed import Batches, Feed, mixed
 from fvae.files import replacing, write_text
 from fvae.flows import set_reversible
 from fvae.information import information, known
@@ -54,56 +53,6 @@ SIGMAS = {
     "posterior.flows.0.params": "sigma_1",
     "decoder.params": "sigma_2",
 }  # as the theory calls them
-
-
-def mixed(*numbers: int) -> int:
-    """One well-mixed 32-bit seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-class Batches:
-    """Which images each step takes: epoch after epoch in a new random order, a batch after the other without a gap.
-
-    Iterating begins at the step that ``now`` tells and never ends. Of each step's ``size`` images, process ``rank`` of
-    ``world`` takes every ``world``-th.
-    """
-
-    def __init__(self, n: int, size: int, seed: int, now: Callable[[], int], rank: int = 0, world: int = 1):
-        self.n, self.size, self.now = n, size, now
-        self.rank, self.world = rank, world
-        self.order = lru_cache(2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(n))
-
-    def step(self, t: int) -> np.ndarray:
-        places = np.arange(t * self.size + self.rank, (t + 1) * self.size, self.world)
-        return np.array([self.order(int(p) // self.n)[p % self.n] for p in places])
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        t = self.now()
-        while True:
-            yield self.step(t)
-            t += 1
-
-
-class Feed:
-    """The batches' samples (x, y), images as they are decoded, 8 bits a value: the next are read while a step computes.
-
-    They may lie in memory or in a memory map; for a GPU they are put where it fetches them by itself (pinned).
-    """
-
-    def __init__(self, data: Samples, batches: Batches, pinned: bool):
-        self.data, self.batches, self.pinned = data, batches, pinned
-
-    def read(self, indices: np.ndarray) -> list[Tensor | None]:
-        found = [None if a is None else torch.from_numpy(a) for a in self.data.batch(indices)]
-        return [a.pin_memory() if self.pinned and a is not None else a for a in found]
-
-    def __iter__(self) -> Iterator[list[Tensor | None]]:
-        with ThreadPoolExecutor(1) as reader:
-            steps = iter(self.batches)
-            coming = reader.submit(self.read, next(steps))
-            for indices in steps:
-                now, coming = coming, reader.submit(self.read, indices)
-                yield now.result()
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:

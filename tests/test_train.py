@@ -19,9 +19,10 @@ from fvae.checkpoint import load
 from fvae.cli import main
 from fvae.data.samples import Samples
 from fvae.errors import UserError
+from fvae.feed import Batches, Feed
 from fvae.recipes import bn_vae, cvae, f_vae, glow, vae
 from fvae.settings import TrainSettings
-from fvae.train import CHECKPOINT, Batches, Feed, Training, decay, parameter_groups, step_to_resume, train, widest
+from fvae.train import CHECKPOINT, Training, decay, parameter_groups, step_to_resume, train, widest
 
 TINY = [
     *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
