@@ -1,6 +1,7 @@
 """Ways against a vanishing KL, at one size and budget: text_vae on sentences, beside a language model.
 
 usage: python benchmarks/text.py DATA --shared DIR --out OUT [--minutes M | --steps N] [--samples K] [--size small|full]
+       [--anneal N] [--only WAY ...]
 
 DIR holds the data sets. Each run is one ``fvae train`` with one thread and one ``fvae evaluate`` on the whole test
 file; finished ones are not run again, those that were stopped go on. Writes OUT/DATA/table.md, table.csv, kl.png.
@@ -31,13 +32,14 @@ SIZES = {  # the published LSTM on PTB has 256 units
 }
 TRAIN = {"batch_size": 64, "lr": 2e-3, "every": 250, "test_images": 256, "accelerator": "cpu"}
 GAUSSIAN = {"posterior": "gaussian"}
-ANNEAL = {"anneal": "linear", "anneal_steps": 2000}
+ANNEAL = {"anneal": "linear"}
+CYCLE = {"anneal": "cyclical"}
 WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, settings of the model, of training
     "language model": ("language_model", {}, {}),
     "none, no skip": ("text_vae", GAUSSIAN | {"skip": False}, {}),
     "none": ("text_vae", GAUSSIAN, {}),
     "linear annealing": ("text_vae", GAUSSIAN, ANNEAL),
-    "cyclical annealing": ("text_vae", GAUSSIAN, {"anneal": "cyclical", "anneal_steps": 500}),
+    "cyclical annealing": ("text_vae", GAUSSIAN, CYCLE),
     "free bits, 4 nats": ("text_vae", GAUSSIAN, {"free_nats": 4}),
     "annealing, free bits, 4.5": ("text_vae", GAUSSIAN, ANNEAL | {"free_nats": 4.5}),
     "free bits, 1/8 each": ("text_vae", GAUSSIAN, {"free_nats_each": 0.125}),
@@ -93,6 +95,7 @@ def main() -> None:
     budgets.add_argument("--minutes", type=float, help="of each run (default: 15)")
     budgets.add_argument("--steps", type=int, help="of each run")
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--anneal", type=int, default=2000, help="steps up to weight 1; of a cycle, a quarter of them")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help="(default: all)")
     parser.add_argument("--seed", type=int, default=0)
@@ -106,6 +109,8 @@ def main() -> None:
     for name in names:
         recipe, model, train = WAYS[name]
         train = budget | TRAIN | {"seed": args.seed} | train
+        if kind := train.get("anneal"):
+            train["anneal_steps"] = args.anneal if kind == "linear" else args.anneal // 4
         folder = out / "".join(c if c.isalnum() else "_" for c in name)
         source = ["--data", str(args.shared / training), *flags("data", data), "--out", str(folder)]
         settings = [*flags("model", SIZES[args.size] | model), *flags("train", train)]
