@@ -7,6 +7,7 @@ from typing import Any
 from fvae.bound import LatentModel
 
 WINDOW, MOST = 15, 100  # steps whose losses are compared, and that the posterior takes at most
+FALL = 0.1  # nats of mutual information, more than its sampling and a sum's rounding make of it
 
 
 class Turns:
@@ -45,8 +46,9 @@ class Turns:
             s["posterior"] = False
 
     def evaluated(self, mutual: float) -> None:
-        """It is over when the mutual information, in nats, is below what it was at the last evaluation."""
-        self.state |= {"on": self.on and mutual >= self.state["mutual"], "mutual": mutual}
+        """It is over when the mutual information, in nats, has fallen from the largest so far."""
+        largest = max(mutual, self.state["mutual"])
+        self.state |= {"on": self.on and mutual > largest - FALL, "mutual": largest}
 
 
 FRESH = {"steps": 0, "sum": 0.0, "before": math.inf}

@@ -7,7 +7,7 @@
 
     loss = log N(u) - log|det F_x| - log q(x|z) - ( log N(e) + log|det P_y| )
 
-in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, flows and f-VAE are choices of the rooms.
+in the mean over u an upper bound on -log q(x), in nats (Su & Wu, 2018). VAE, flows and f-VAE are choices of the rooms.
 """
 
 import math
@@ -231,9 +231,9 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
 
 
 def importance_bound(terms: Iterable[Terms]) -> Tensor:
-    """The K-sample bound on -log p(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
+    """The K-sample bound on -log q(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
 
-    In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.
+    In the mean over the draws it falls towards -log q(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.
     """
     log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in terms])
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

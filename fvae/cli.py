@@ -25,7 +25,7 @@ COMMANDS = {
     "interpolate": "between two images, or sentences, (a row) or four (a square)",
     "encode": "data to codes, an .npz",
     "decode": "codes back to data",
-    "score": "one bound on -log p(x) a file, row or sentence, as CSV",
+    "score": "a bound on the negative log-likelihood of each file, row or sentence, as CSV",
     "compare": "curves, table and samples of several runs side by side",
     "demo": "train a small f-VAE on the digits that ship with scikit-learn, and look at it",
 }

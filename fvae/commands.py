@@ -144,7 +144,7 @@ def quiet() -> None:
 def evaluate(
     run: Path, data: DataSettings, split: str | None, samples: int | None, seed: int, out: Path | None
 ) -> dict[str, Any]:
-    """Print the bound on -log p(x) of a run's held-out data, or of others, and maybe write it as JSON.
+    """Print the bound on the negative log-likelihood of held-out data, or of others, and maybe write it as JSON.
 
     Of text also the perplexity, and of Gaussian posteriors of flat latents what they say of the data.
     """

@@ -1,4 +1,4 @@
-"""What a model says of data: bounds on -log p(x), image by image."""
+"""What a model says of data: bounds on -log q(x), image by image."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Values = TypeVar("Values", np.ndarray, Tensor)
 
 
 class Bounds(NamedTuple):
-    """Upper bounds on -log p(x) of N images, in nats, each a float64 array (N,)."""
+    """Upper bounds on -log q(x) of N images, in nats, each a float64 array (N,)."""
 
     loss: np.ndarray  # rate + distortion
     rate: np.ndarray

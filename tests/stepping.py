@@ -41,7 +41,7 @@ def together(
 
 
 def density(flow: nn.Module, x: Tensor, cond=None) -> Tensor:
-    """-log p(x), added over the batch: what training takes the gradient of."""
+    """-log q(x), added over the batch: what training takes the gradient of."""
     z, logdet = flow(x, cond)
     return -(log_normal(z) + logdet).sum()
 

@@ -638,7 +638,7 @@ KS = (1, 4, 16, 64, 256)
 
 @torch.no_grad()
 def test_every_bound_of_the_exact_posterior_is_exact():
-    """With p(z|x) = q(z|x) one sample gives -log p(x) without noise, and so does every K."""
+    """With p(z|x) = q(z|x) one sample gives -log q(x) without noise, and so does every K."""
     model, law = linear_gaussian(exact=True)
     x = law.sample((20,))
     for k in KS:
@@ -648,7 +648,7 @@ def test_every_bound_of_the_exact_posterior_is_exact():
 
 @torch.no_grad()
 def test_the_k_sample_bound_falls_to_the_truth():
-    """Its mean falls with K towards -log p(x) and is never below; at K = 1 the gap is KL(p(z|x) || q(z|x))."""
+    """Its mean falls with K towards -log q(x) and is never below; at K = 1 the gap is KL(p(z|x) || q(z|x))."""
     model, law = linear_gaussian(exact=False)
     x = law.sample((500,)).repeat_interleave(10, 0)
     truth = -law.log_prob(x)
