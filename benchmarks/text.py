@@ -4,7 +4,8 @@ usage: python benchmarks/text.py DATA --shared DIR --out OUT [--minutes M | --st
        [--anneal N] [--only WAY ...]
 
 DIR holds the data sets. Each run is one ``fvae train`` with one thread and one ``fvae evaluate`` on the whole test
-file; finished ones are not run again, those that were stopped go on. Writes OUT/DATA/table.md, table.csv, kl.png.
+file; finished ones are not run again, those that were stopped go on. Writes table.md, table.csv, kl.png
+under OUT/DATA/SIZE_seedN/.
 """
 
 import argparse
