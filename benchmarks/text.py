@@ -50,7 +50,6 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, setti
     "BN two-sided, no skip": ("text_vae", {"posterior": "two-sided", "tau": 0.3, "skip": False}, {}),
     "BN two-sided, tau 0.3": ("text_vae", {"posterior": "two-sided", "tau": 0.3}, {}),
     "word dropout 0.25": ("text_vae", GAUSSIAN | {"word_dropout": 0.25}, {}),
-    "aggressive": ("text_vae", GAUSSIAN, {"aggressive": True}),
     "aggressive, annealing": ("text_vae", GAUSSIAN, ANNEAL | {"aggressive": True}),
     "BN two-sided, flow prior": ("text_vae", {"posterior": "two-sided", "tau": 0.3, "prior": "flow"}, {}),
 }

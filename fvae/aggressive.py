@@ -14,7 +14,7 @@ class Turns:
     """Whose turn it is. ``state`` is all that a checkpoint needs."""
 
     def __init__(self, on: bool):
-        self.state: dict[str, Any] = {"on": on, "posterior": on, "rounds": 0, "mutual": -math.inf, **FRESH}
+        self.state: dict[str, Any] = {"on": on, "posterior": on, "rounds": 0, "looked": 0, "mutual": -math.inf, **FRESH}
 
     @property
     def on(self) -> bool:
@@ -45,10 +45,15 @@ class Turns:
         if s["steps"] >= MOST:
             s["posterior"] = False
 
+    def due(self, every: int) -> bool:
+        """Whether it is time to look at the mutual information: after so many steps of the decoder, which is what has
+        to learn to hear z. (Steps of both would be over a few turns after a start from which nothing can be told.)"""
+        return self.on and self.rounds >= self.state["looked"] + every
+
     def evaluated(self, mutual: float) -> None:
         """It is over when the mutual information, in nats, has fallen from the largest so far."""
         largest = max(mutual, self.state["mutual"])
-        self.state |= {"on": self.on and mutual > largest - FALL, "mutual": largest}
+        self.state |= {"on": self.on and mutual > largest - FALL, "mutual": largest, "looked": self.rounds}
 
 
 FRESH = {"steps": 0, "sum": 0.0, "before": math.inf}

@@ -66,7 +66,7 @@ class TrainSettings:
     """the same for each dimension of a Gaussian posterior"""
     aggressive: bool = False
     """let the posterior learn until it has caught up with each step of the decoder (He et al., 2019), as long as the
-    mutual information grows"""
+    mutual information doesn't fall, looked at each `every` steps of the decoder"""
     ema: float = 0.999
     """decay of the averaged weights, which are what is evaluated, sampled and saved; 0 takes the last weights"""
     every: int = 200

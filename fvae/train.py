@@ -214,7 +214,8 @@ class Keeper(Callback):
     def keep(self, trainer: Trainer, training: Training, loss: float) -> None:
         model, told = training.average.eval(), training.unit
         test = summary(model, bounds(model, self.test), 1)
-        if training.turns.on and trainer.global_step % training.settings.every == 0:
+        every = training.settings.every
+        if training.turns.due(every) and trainer.global_step % every == 0:
             training.turns.evaluated(information(training.model.eval(), self.test).mutual)
             training.model.train()
         row = {

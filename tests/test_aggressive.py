@@ -54,6 +54,20 @@ def test_it_is_over_when_mutual_information_falls():
         assert told.on == on
 
 
+def test_it_is_looked_at_by_the_steps_of_the_decoder():
+    """Each ``every`` of them, whatever the posterior takes in between; and no more once turns are over."""
+    told, looks = Turns(True), []
+    for t in range(400):
+        told.after(1.0 + t)
+        if told.due(3):
+            told.evaluated(1.0)
+            looks.append(told.rounds)
+    assert looks == list(range(3, told.rounds + 1, 3)) and len(looks) > 2
+    told.evaluated(0.0)
+    turns([1.0] * 10, told)
+    assert not told.due(3) and not Turns(False).due(0)
+
+
 def trained(model: LatentModel) -> set[str]:
     return {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
 
