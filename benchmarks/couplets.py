@@ -9,8 +9,9 @@ that everybody knows.
 import argparse
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from experiments import FVAE
 
 from fvae.files import write_text
 
@@ -22,8 +23,7 @@ MODEL = {"embedding": 128, "hidden": 256, "softmax": "adaptive", "dropout": 0.2}
 def fvae(*words: str) -> str:
     """What a command prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fvae.cli", *words]
-    return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run([*FVAE, *words], check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> None:

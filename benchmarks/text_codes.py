@@ -9,11 +9,12 @@ Writes OUT/codes.md.
 """
 
 import argparse
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from experiments import FVAE
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -30,7 +31,7 @@ def lines(shared: Path, part: str, kind: str) -> list[str]:
 
 def codes(run: Path, sentences: Path, out: Path) -> np.ndarray:
     words = ["encode", str(run), "--data", str(sentences), "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "fvae.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*FVAE, *words], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return np.load(out)["codes"]
 
 
@@ -41,8 +42,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=20_000)
     args = parser.parse_args()
-    text = {part: lines(args.shared, part, "txt")[: args.train] for part in ("train", "test")}
-    labels = {part: np.array(lines(args.shared, part, "labels")[: args.train], dtype=int) for part in text}
+    first = {"train": args.train, "test": None}
+    text = {part: lines(args.shared, part, "txt")[:n] for part, n in first.items()}
+    labels = {part: np.array(lines(args.shared, part, "labels")[:n], dtype=int) for part, n in first.items()}
     files = {part: args.out / f"{part}.txt" for part in text}
     for part, path in files.items():
         write_bytes(path, "".join(line + "\n" for line in text[part]).encode())

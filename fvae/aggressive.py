@@ -31,17 +31,21 @@ class Turns:
         for name, p in model.named_parameters():
             p.requires_grad_(not self.on or name.startswith("posterior.") == self.state["posterior"])
 
-    def after(self, loss: float) -> None:
-        """Go on to the next turn, after a step of this loss."""
+    def after(self, loss: float, size: float = 1.0) -> None:
+        """Go on to the next turn, after a step of this loss in all, over so many tokens or samples.
+
+        Windows are compared a token: sentences' lengths vary more than what a window learns."""
         s = self.state
         if not (s["on"] and s["posterior"]):
             s |= {"posterior": True, "rounds": s["rounds"] + 1, **FRESH}
             return
         s["steps"] += 1
         s["sum"] += loss
+        s["size"] += size
         if s["steps"] % WINDOW == 0:
-            s["posterior"] = s["sum"] <= s["before"]
-            s |= {"before": s["sum"], "sum": 0.0}
+            mean = s["sum"] / s["size"]
+            s["posterior"] = mean <= s["before"]
+            s |= {"before": mean, "sum": 0.0, "size": 0.0}
         if s["steps"] >= MOST:
             s["posterior"] = False
 
@@ -56,4 +60,4 @@ class Turns:
         self.state |= {"on": self.on and mutual > largest - FALL, "mutual": largest, "looked": self.rounds}
 
 
-FRESH = {"steps": 0, "sum": 0.0, "before": math.inf}
+FRESH = {"steps": 0, "sum": 0.0, "size": 0.0, "before": math.inf}

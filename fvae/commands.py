@@ -120,6 +120,8 @@ def train(
         write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run, samples.vocabulary is not None)
         say_cut(samples.cut + test.cut, data.longest)
+        if samples.vocabulary:
+            say_unknown(samples, f"--data {data.source}")
         say_discrete(discrete(samples) if samples.columns else [])
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
@@ -180,9 +182,10 @@ def evaluate(
     if data_.vocabulary:
         print(f"perplexity  {found['perplexity']:.2f}  a token, of {found['tokens']:,}, ends of sentences counted")
     if known(model):
-        print(f"latent      {found['mutual']:.2f} nats of mutual information, of {math.log(len(data_)):.2f} at most")
-        print(f"            {found['active']} of {found['units']} units active (variance of the mean above {ACTIVE})")
-        print(f"            {found['gap']:.2f} nats more with the latent of another sample")
+        most, active = math.log(len(data_)), f"{found['active_units']} of {found['units']} units active"
+        print(f"latent      {found['mutual_information']:.2f} nats of mutual information, of {most:.2f} at most")
+        print(f"            {active} (variance of the mean above {ACTIVE})")
+        print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"noise       {found['noise']}")
     return found
 
@@ -191,7 +194,8 @@ def perplexity(data: Samples, found: dict[str, Any]) -> dict[str, Any]:
     """exp(nats / tokens) of all text together, by the best bound there is."""
     tokens = int(np.count_nonzero(data.values))
     nats = found.get("tighter_nats", found["nats"]) * len(data)
-    return {"tokens": tokens, "perplexity": math.exp(nats / tokens)}
+    with np.errstate(over="ignore"):  # of a run that went astray it is infinite
+        return {"tokens": tokens, "perplexity": float(np.exp(nats / tokens))}
 
 
 @torch.no_grad()

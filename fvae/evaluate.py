@@ -1,4 +1,4 @@
-"""What a model says of data: bounds on -log q(x), image by image."""
+"""What a model says of data: bounds on -log q(x), sample by sample."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Values = TypeVar("Values", np.ndarray, Tensor)
 
 
 class Bounds(NamedTuple):
-    """Upper bounds on -log q(x) of N images, in nats, each a float64 array (N,)."""
+    """Upper bounds on -log q(x) of N samples, in nats, each a float64 array (N,)."""
 
     loss: np.ndarray  # rate + distortion
     rate: np.ndarray
@@ -78,7 +78,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit."""
     told = unit(model)
     error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
-    bound = f"-log p(x{'|y' * bool(model.classes)})"
+    bound = f"-log q(x{'|y' * bool(model.classes)})"
     exact = not math.prod(model.noise_shape)  # nothing is drawn, so that no bound is tighter
     bound = bound if exact else f"upper bound on {bound}"
     result: dict[str, Any] = {

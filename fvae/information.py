@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fvae.atoms import LOG_2PI, colour
+from fvae.atoms import LOG_2PI, colour, log_normal, whiten
 from fvae.bound import LatentModel
 from fvae.data.samples import Samples
 from fvae.evaluate import batches
@@ -21,10 +21,10 @@ ACTIVE = 0.01  # the least variance of a posterior mean over the data that count
 class Information(NamedTuple):
     """Of N samples: see ``information``."""
 
-    mutual: float
-    active: int
+    mutual_information: float
+    active_units: int
     units: int
-    gap: float
+    shuffled_gap: float
 
 
 def known(model: LatentModel) -> bool:
@@ -36,12 +36,12 @@ def known(model: LatentModel) -> bool:
 def information(model: LatentModel, data: Samples, seed: int = 0, batch_size: int = 64) -> Information:
     """What z says of x, over the N samples of ``data``.
 
-    - ``mutual``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most log N (Hoffman
-      and Johnson, 2016). Takes N^2 steps;
-    - ``active``: the units whose posterior mean has a variance over x above 0.01 (Burda et al., 2016), as a
-      batch-normalised one always has;
-    - ``gap``: the distortion with the z of another sample, drawn from all of them, less that with its own: what the
-      decoder gains by listening.
+    - ``mutual_information``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most
+      log N (Hoffman and Johnson, 2016). Takes N^2 steps;
+    - ``active_units``: those of all ``units`` whose posterior mean has a variance over x above 0.01 (Burda et al.,
+      2016), as a batch-normalised one always has;
+    - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
+      what the decoder gains by listening.
     """
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
@@ -69,7 +69,9 @@ def another(n: int, generator: torch.Generator) -> Tensor:
 
 def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
     """mean_i [ log p(z_i|x_i) - log 1/N sum_j p(z_i|x_j) ] for p(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
-    own = -0.5 * (((z - mean) * torch.exp(-log_std)).square() + 2 * log_std + LOG_2PI).sum(-1)
+    e, logdet = whiten(z, mean, log_std)
+    own = log_normal(e) + logdet
+    mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
     constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)
     mixed = [  # of each z under all posteriors: the square of the difference as two products

@@ -106,8 +106,9 @@ def check(name: str, shape: tuple, settings: dict[str, Any], signature: inspect.
             f"{name}: sigma_2_least must be below sigma_2, {settings['sigma_2']:g}; found {settings['sigma_2_least']:g}"
         )
     if takes_text(RECIPES[name]):
-        if len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape) or shape[1] < 5:
-            raise UserError(f"{name}: is for text, shape (longest, vocabulary of 5 or more); found shape {shape}")
+        if len(shape) != 2 or not all(isinstance(n, int) for n in shape) or shape[0] < 2 or shape[1] < 5:
+            expected = "shape (longest, of 2 tokens or more, vocabulary of 5 or more)"
+            raise UserError(f"{name}: is for text, {expected}; found shape {shape}")
     elif len(shape) == 2:
         raise UserError(f"{name}: is for images and rows of numbers; found text: take text_vae")
     elif len(shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in shape):

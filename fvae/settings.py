@@ -45,7 +45,7 @@ class TrainSettings:
     minutes: float | None = None
     """time in all, with evaluations and a resumed run's earlier sessions; with steps: whichever ends first"""
     batch_size: int = 32
-    """images or rows a step, over all devices together"""
+    """images, rows or sentences a step, over all devices together"""
     lr: float = 1e-3
     """AdamW's learning rate after the warm-up"""
     warmup: int = 100
@@ -53,7 +53,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     """AdamW's weight decay, of the networks' weights alone"""
     clip: float = 10.0
-    """largest norm of the gradient of the loss, in bits/dim of images and nats of rows"""
+    """largest norm of the gradient of the loss, in bits/dim of images and nats of rows and sentences"""
     beta: float = 1.0
     """weight of the rate in the loss; figures are always told at 1"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
@@ -72,7 +72,7 @@ class TrainSettings:
     every: int = 200
     """steps between evaluations, checkpoints and pictures of samples"""
     test_images: int = 256
-    """held-out images or rows in those evaluations (`fvae evaluate` takes all of them)"""
+    """held-out images, rows or sentences in those evaluations (`fvae evaluate` takes all of them)"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
     reversible: bool = False

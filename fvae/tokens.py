@@ -122,6 +122,8 @@ class AdaptiveSoftmax(nn.Module):
     """One over the most frequent fifth of the tokens and the rest as a whole, and one within the rest, of half as many
     dimensions: probabilities that add up to 1, for a quarter of the work (Grave et al., 2017).
 
+        log q(x) = log q_head(x), or log q_head(rest) + log q_rest(x)
+
     Words and characters are numbered by their frequency; byte pairs come after the 256 bytes. In the type of its
     weights, also under autocast.
     """
@@ -148,6 +150,7 @@ def choose(log_p: Tensor, temperature: float, top_p: float, generator: torch.Gen
     """A token each: (B, V) -> (B,)."""
     if temperature == 0:
         return log_p.argmax(-1)
+    log_p = log_p - log_p.amax(-1, keepdim=True)  # so that no temperature is too low
     p, order = torch.softmax(log_p / temperature, -1).sort(-1, descending=True)
     p = p * (p.cumsum(-1) - p < top_p)  # the first always stays
     upto = p.cumsum(-1)

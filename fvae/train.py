@@ -40,6 +40,7 @@ from fvae.flows import set_reversible
 from fvae.information import information, known
 from fvae.likelihoods import to_unit
 from fvae.memory import keep_freed_memory
+from fvae.nets.text import lengths
 from fvae.outputs import write_lines
 from fvae.params import BatchNorm
 from fvae.pictures import save_picture, save_scatter, square, to_uint8
@@ -48,6 +49,7 @@ from fvae.settings import TrainSettings
 FIT_IMAGES, FIT_ROWS = 256, 10_000  # for actnorm's first statistics, and those that columns are standardised by
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
+WEIGHED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM)  # whose weights decay
 SIGMAS = {
     "posterior.params": "sigma_1",
     "posterior.flows.0.params": "sigma_1",
@@ -56,11 +58,11 @@ SIGMAS = {
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for the weights of convolutions and linear maps alone; a module's ``pace`` scales its rate."""
+    """Weight decay for weights of convolutions, linear maps and LSTMs alone; a module's ``pace`` scales its rate."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
-            weight = name == "weight" and isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+            weight = name.startswith("weight") and isinstance(module, WEIGHED)
             pace = getattr(module, "pace", 1.0)
             groups.setdefault((weight, pace), []).append(p)
     return [
@@ -135,7 +137,8 @@ class Training(LightningModule):
         loss = self.unit.of(self.loss(terms))
         self.losses.append(self.unit.of(terms.loss().detach()))
         if self.settings.aggressive:
-            self.turns.after(float(loss.detach()))
+            size = int(lengths(x).sum()) if self.data.vocabulary else len(x)
+            self.turns.after(len(x) * float(loss.detach()), size)
         return loss
 
     def loss(self, terms: Terms) -> Tensor:
@@ -216,7 +219,7 @@ class Keeper(Callback):
         test = summary(model, bounds(model, self.test), 1)
         every = training.settings.every
         if training.turns.due(every) and trainer.global_step % every == 0:
-            training.turns.evaluated(information(training.model.eval(), self.test).mutual)
+            training.turns.evaluated(information(training.model.eval(), self.test).mutual_information)
             training.model.train()
         row = {
             "step": trainer.global_step,
@@ -371,7 +374,7 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
         raise UserError(
             "--train.free_nats_each: needs a Gaussian posterior and prior, whose rate has a part a dimension"
         )
-    for name in ("free_nats", "beta", "anneal"):
+    for name in ("free_nats", "free_nats_each", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
             raise UserError(f"--train.{name}: is for models with a latent, whose rate it weighs; found one without")
     if settings.compile and data.vocabulary:

@@ -13,11 +13,15 @@ import pytest
 import torch
 import yaml
 
+from fvae import aggressive
+from fvae import train as training
 from fvae.checkpoint import load
 from fvae.cli import main
+from fvae.commands import perplexity
 from fvae.data import load_data
 from fvae.data.texts import SPECIAL, Vocabulary
 from fvae.errors import UserError
+from fvae.information import Information
 from fvae.nets.text import BOS, EOS, PAD, UNK
 from fvae.settings import DataSettings
 
@@ -57,6 +61,8 @@ def test_what_is_known_comes_back(kind):
         assert row[n - 1] == EOS and (row[:n] != PAD).all() and (row[: n - 1] >= UNK).all()
     if kind == "bpe":
         assert vocabulary.lines(vocabulary.numbers(["Ünseen 文 words"])[0]) == ["Ünseen 文 words"]
+        ends = [vocabulary.tokenizer.token_to_id(token) for token in "Ċč"]  # the bytes of line feed and return
+        assert vocabulary.lines(np.array([[ends[0], 70, ends[1], EOS]]))[0].count(" ") == 2
 
 
 def test_the_vocabulary_keeps_the_most_frequent(tmp_path):
@@ -220,10 +226,12 @@ def test_evaluate_says_what_people_ask_of_text(home, fvae, tmp_path):
     status, out, err = fvae("evaluate", "HOME/run", "--samples", 7, "--json", "OUT/e.json")
     assert (status, err) == (0, "")
     found = json.loads((tmp_path / "e.json").read_text())
-    assert found["samples"] == 7 and found["units"] == 3 and 0 <= found["active"] <= 3
+    assert fvae("evaluate", "HOME/run", "--json", "OUT/f.json")[0] == 0
+    assert json.loads((tmp_path / "f.json").read_text())["samples"] == 500
+    assert found["samples"] == 7 and found["units"] == 3 and 0 <= found["active_units"] <= 3
     assert found["tokens"] == sum(len(LINES[int(name) % 5].split()) + 1 for name in held_out(home))
     assert found["perplexity"] == pytest.approx(math.exp(found["tighter_nats"] * found["sentences"] / found["tokens"]))
-    assert found["mutual"] <= math.log(found["sentences"]) + 1e-6
+    assert found["mutual_information"] <= math.log(found["sentences"]) + 1e-6
     for text in ("perplexity", "ends of sentences counted", "mutual information", "units active", "another sample"):
         assert text in out
 
@@ -296,6 +304,75 @@ def test_aggressive_training_takes_turns(fvae, tmp_path):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
 
+def test_training_weighs_the_rate(fvae, tmp_path):
+    """One that is free, in all or in each dimension, is one of weight 0, where the first turn of aggressive training
+    with annealing is too; half a weight, or annealing, is neither none nor all."""
+    words = ["train", "text_vae", "--data", "HOME/cats.txt", *FLAGS, "--train.ema", "0", "--model.posterior=gaussian"]
+    turns, line = ["--train.aggressive", "true"], ["--train.anneal", "linear", "--train.anneal_steps"]
+    ways = {
+        "one": [],
+        "half": ["--train.beta", "0.5"],
+        "zero": ["--train.beta", "0"],
+        "free": ["--train.free_nats", "1e6"],
+        "each": ["--train.free_nats_each", "1e6"],
+        "line": [*line, "4"],
+        "turns": turns,
+        "turns zero": [*turns, "--train.beta", "0"],
+        "turns line": [*turns, *line, "1"],
+    }
+    found = {}
+    for name, way in ways.items():
+        assert fvae(*words, *way, "--out", f"OUT/{name}")[0] == 0
+        found[name] = (tmp_path / name / "model.safetensors").read_bytes()
+    assert found["zero"] == found["free"] == found["each"] and found["turns zero"] == found["turns line"]
+    assert len({found[name] for name in ("one", "half", "zero", "line", "turns", "turns zero")}) == 6
+
+
+def test_turns_end_when_mutual_information_falls(fvae, tmp_path, monkeypatch):
+    """It is looked at after a step of the decoder, in evaluation; when it has fallen, all learn."""
+    told, seen, take = iter([1.0, 0.5]), [], aggressive.Turns.take
+
+    def information(model, data):
+        assert not model.training
+        return Information(next(told), 3, 3, 0.0)
+
+    def spy(turns, model):
+        take(turns, model)
+        assert model.training
+        seen.append("".join(sorted({name[0] for name, p in model.named_parameters() if p.requires_grad})))
+
+    monkeypatch.setattr(training, "information", information)
+    monkeypatch.setattr(aggressive.Turns, "take", spy)
+    monkeypatch.setattr(aggressive, "WINDOW", 1)
+    monkeypatch.setattr(aggressive, "MOST", 2)
+    words = ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/a", *FLAGS, "--train.every", 1]
+    assert fvae(*words, "--train.aggressive", "true", "--train.steps", 8)[0] == 0
+    assert seen == ["p", "p", "d", "p", "p", "d", "dp", "dp"]  # posterior, decoder
+
+
+def test_a_window_is_compared_by_the_token(fvae, monkeypatch):
+    """What turns are told of a step: the loss of all its sentences, and their tokens."""
+    told = []
+    monkeypatch.setattr(aggressive.Turns, "after", lambda turns, loss, size: told.append((loss, size)))
+    words = ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/a", *FLAGS, "--train.aggressive", "true"]
+    assert fvae(*words)[0] == 0
+    sizes = [size for _, size in told]
+    assert len(set(sizes)) > 1 and all(8 * 3 <= size <= 8 * 7 for size in sizes)  # of 2 to 6 words and an end
+    assert all(1 < loss / size < 4 for loss, size in told)  # nats a token of 14, hardly trained
+
+
+def test_unknown_words_are_said_before_training(fvae):
+    words = ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/a", *FLAGS, "--data.vocabulary", "6"]
+    status, _, err = fvae(*words)
+    assert status == 0 and re.search(r"warning: .* of --data .*cats.txt are unknown to the run's tokeniser", err)
+
+
+def test_a_perplexity_may_be_infinite(home):
+    """That of a run that went astray; the JSON has null there."""
+    data = load_data(settings(home / "cats.txt"), "all")
+    assert perplexity(data, {"nats": 1e5}) == {"tokens": int((data.values > 0).sum()), "perplexity": math.inf}
+
+
 WRONG = {
     "text for images": (
         ["train", "vae", "--data", "HOME/cats.txt", "--out", "OUT/r"],
@@ -356,6 +433,10 @@ WRONG = {
     "free, nothing": (
         ["train", "language_model", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.free_nats", "1"],
         "--train.free_nats: is for models with a latent, whose rate it weighs",
+    ),
+    "free each of nothing": (
+        ["train", "language_model", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.free_nats_each", "1"],
+        "--train.free_nats_each: is for models with a latent",
     ),
     "other tokens": (
         ["evaluate", "HOME/run", "--data", "HOME/cats.txt", "--data.tokens", "bpe"],

@@ -491,7 +491,7 @@ def test_without_noise_the_objective_is_unbounded_and_with_it_not():
 @pytest.mark.parametrize("bits", [1, 8])
 @torch.no_grad()
 def test_the_loss_of_data_in_bins_is_never_negative(std, bits):
-    """A bound on -log P(x) of discrete data is >= 0, on the easiest data there are: one image, known by heart."""
+    """A bound on -log Q(x) of discrete data is >= 0, on the easiest data there are: one image, known by heart."""
     x = bins(1, (4,), bits)
     by_heart = nn.Linear(2, 4)
     by_heart.weight.zero_()

@@ -113,9 +113,10 @@ class Vocabulary:
         return found, cut
 
     def lines(self, numbers: np.ndarray) -> list[str]:
-        """Rows of numbers, up to the end of each, as text."""
+        """Rows of numbers, up to the end of each, as text of one line (byte pairs can write the bytes of others)."""
         rows = [row[: ends[0]] if len(ends := np.flatnonzero(row == END)) else row for row in numbers]
-        return [self.tokenizer.decode(row[row >= UNKNOWN].tolist(), skip_special_tokens=False) for row in rows]
+        texts = [self.tokenizer.decode(row[row >= UNKNOWN].tolist(), skip_special_tokens=False) for row in rows]
+        return [re.sub("[\r\n]", " ", text) for text in texts]
 
 
 def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary | None = None) -> Samples:

@@ -23,7 +23,9 @@ def lengths(x: Tensor) -> Tensor:
     return (x != PAD).sum(1)
 
 
-def lstm_states(lstm: nn.LSTM, x: Tensor, n: Tensor, start: tuple[Tensor, Tensor] | None = None):
+def lstm_states(
+    lstm: nn.LSTM, x: Tensor, n: Tensor, start: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """An LSTM over sentences of n tokens, each to its own end: all outputs (B, T, H) and the last one (B, H)."""
     packed = pack_padded_sequence(x, n.cpu(), batch_first=True, enforce_sorted=False)
     states, (last, _) = lstm(packed, start)
@@ -44,10 +46,12 @@ class LSTMEncoder(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """An LSTM that begins at tanh(W z) and sees z beside each token (Bowman et al., 2016; He et al., 2019).
+    """An LSTM that begins at z and sees it beside each token (Bowman et al., 2016; He et al., 2019):
 
-    With ``skip``, U z is added to its outputs, so that z needn't be remembered to be heard (Dieng et al., 2019). With a
-    latent of no dimensions it is a plain language model.
+        c_0 = W z, h_0 = tanh(c_0);  h_t, c_t = LSTM([embed(x_t-1); z], h_t-1, c_t-1);  output h_t + U z
+
+    U z only with ``skip``, so that z needn't be remembered to be heard (Dieng et al., 2019). Dropout is on embeddings
+    and outputs. With a latent of no dimensions it is a plain language model.
     """
 
     def __init__(
@@ -107,7 +111,10 @@ class CausalBlock(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """A causal transformer that sees W z, added to each token (pre-norm; Radford et al., 2019)."""
+    """A causal transformer that sees W z, added to each token (pre-norm; Radford et al., 2019).
+
+    Raises ``ValueError`` for more tokens than it has places.
+    """
 
     def __init__(
         self,
@@ -124,7 +131,7 @@ class TransformerDecoder(nn.Module):
         self.embed, self.places = nn.Embedding(vocabulary, hidden), nn.Embedding(longest, hidden)
         for table in (self.embed, self.places):
             nn.init.normal_(table.weight, std=0.02)
-        self.beside = nn.Parameter(torch.empty(hidden, latent).uniform_(-1, 1) / max(1, latent) ** 0.5)
+        self.beside = nn.Parameter(0.02 * torch.randn(hidden, latent))  # as small as a token: it mustn't drown it
         self.part = (2, heads, 0, hidden // heads)  # keys and values of a block, of no tokens yet
         blocks = [CausalBlock(hidden, heads, dropout) for _ in range(layers)]
         for block in blocks:  # so that the sum over layers has the size of one
@@ -134,6 +141,9 @@ class TransformerDecoder(nn.Module):
         self.norm, self.dropout, self.out = nn.LayerNorm(hidden), nn.Dropout(dropout), out
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
+        longest = self.places.num_embeddings
+        if before.shape[1] > longest:
+            raise ValueError(f"expected sentences of at most {longest} tokens, ends counted; found {before.shape[1]}")
         places = torch.arange(before.shape[1], device=before.device)
         x = self.dropout(self.embed(before) + self.places(places) + (z @ self.beside.T)[:, None])
         for block in self.blocks:
