@@ -125,7 +125,7 @@ class LatentModel(nn.Module):
         kl = 0.5 * (e.square() + (torch.exp(2 * log_std) - 2 * log_std - 1).flatten(1))
         if sampled:
             return [t._replace(kl=kl) for t in found]
-        log_u = torch.full_like(found[0].log_u, -0.5 * e[0].numel() * (LOG_2PI + 1))
+        log_u = torch.full_like(found[0].log_u, mean_log_normal(e[0].numel()))
         return [t._replace(log_u=log_u, log_z=log_u - t.logdet - total(kl), kl=kl) for t in found]
 
     def terms(self, x: Tensor, y: Any, volume: Tensor | float, u: Tensor, z: Tensor, logdet: Tensor) -> Terms:
@@ -177,7 +177,7 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, y=None, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins, sentences greedily."""
+        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T)."""
         return self.decode(temperature * self.codes(n, generator), y)
 
 
@@ -230,10 +230,19 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
     model.train(before)
 
 
+def mean_log_normal(d: int) -> float:
+    """E log N(u; 0, I) over u ~ N(0, I) of d values."""
+    return -0.5 * d * (LOG_2PI + 1)
+
+
 def importance_bound(terms: Iterable[Terms]) -> Tensor:
     """The K-sample bound on -log q(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
 
-    In the mean over the draws it falls towards -log q(x) as K grows (Burda et al., 2016). ``terms`` must be sampled.
+    In the mean over the draws it falls towards -log q(x) as K grows (Burda et al., 2016). Raises ``ValueError`` for
+    terms that were not sampled, whose weights are not those of their draws.
     """
+    terms = list(terms)
+    if any(t.kl is not None and t.kl.numel() and (t.log_u == mean_log_normal(t.kl.shape[1])).all() for t in terms):
+        raise ValueError("expected terms of model(x, sampled=True), found a rate in closed form")
     log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in terms])
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

@@ -60,12 +60,14 @@ def say_cut(cut: int, longest: int) -> None:
         print(f"cut {cut} sentence{'s' * (cut > 1)} at {longest} tokens (--data.longest)", file=sys.stderr)
 
 
-def say_unknown(samples: Samples, what: str) -> None:
-    """Warn of text of which more than a fifth is unknown to the vocabulary."""
+def say_unknown(samples: Samples, what: str, words: bool = False) -> None:
+    """Warn of text of which more than a fifth is unknown to the vocabulary (of ``words``: it may have no spaces)."""
     unknown, tokens = int((samples.values == UNKNOWN).sum()), int((samples.values > END).sum())
     if unknown > 0.2 * tokens:
         said = f"{unknown:,} of {tokens:,} tokens ({unknown / tokens:.0%}) of {what} are unknown to the run's tokeniser"
-        print(f"warning: {said.replace('%)', ' %)')}", file=sys.stderr)
+        spaceless = words and tokens < 3 * len(samples)
+        hint = "; text without spaces between its words wants --data.tokens character" if spaceless else ""
+        print(f"warning: {said.replace('%)', ' %)')}{hint}", file=sys.stderr)
 
 
 def say_discrete(columns: list[str]) -> None:

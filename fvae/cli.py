@@ -147,8 +147,10 @@ def mistake(text: str, parser: Any, argv: list[str], configs: list[Path]) -> str
     if found := re.match(r"unrecognized arguments: ([^ =]*)", text):
         if not found[1].startswith("-"):
             return f"{found[1]}: one argument too many; fvae {command} --help says which there are"
-        near = meant(found[1], [f"--{name}" for name in settings])
-        return f"{found[1]}: no such flag of fvae {command}; {near}--help lists them"
+        given = found[1].replace("--data.source", "--data")
+        flags = [name for action in parser._actions for name in action.option_strings]
+        near = meant(given, [name.replace("--data.source", "--data") for name in flags])
+        return f"{given}: no such flag of fvae {command}; {near}--help lists them"
     if found := re.match(r"the following arguments are required: (.*)", text):
         names = [n.upper() if n in ("run", "runs", "codes") else f"--{n}" for n in found[1].split(", ")]
         return f"{command}: expected {' and '.join(names)}; fvae {command} --help says more"
@@ -219,7 +221,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
     ],
     "sample": [
         run,
-        flag("--n", type=int, help="how many (default: 64; 10 a row with --temperatures)"),
+        flag("--n", type=int, help="how many (default: 64, of text 10; 10 a row with --temperatures)"),
         flag("--temperature", type=float, help="standard deviation of the code (default: 0.8 for images, else 1)"),
         flag("--temperatures", metavar="T,T,...", help="one labelled row for each, of the same codes"),
         flag(

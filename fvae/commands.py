@@ -68,6 +68,7 @@ def train(
 ) -> None:
     """Train a recipe on data into the folder ``run``, or go on with the run that is there."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from fvae.progress import ProgressBar
     from fvae.train import check_training, make_trainer, step_to_resume
@@ -105,10 +106,8 @@ def train(
     built.config |= {"vocabulary": samples.vocabulary.digest} if samples.vocabulary else {}
     built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
     if data.labels and not built.classes:
-        print(
-            f"warning: --data.labels {data.labels}: not used: {recipe} takes labels with --model.classes N",
-            file=sys.stderr,
-        )
+        takes = "takes labels with --model.classes N" if "classes" in built.config["settings"] else "takes no labels"
+        print(f"warning: --data.labels {data.labels}: not used: {recipe} {takes}", file=sys.stderr)
     check_training(built, samples, settings)  # what is refused, is refused before anything is written
     make_trainer(settings, logger=False)
     if begun:
@@ -120,12 +119,19 @@ def train(
         write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run, samples.vocabulary is not None)
         say_cut(samples.cut + test.cut, data.longest)
-        if samples.vocabulary:
-            say_unknown(samples, f"--data {data.source}")
+        for part, what in ((samples, "the training sentences"), (test, "the held-out sentences")):
+            if samples.vocabulary:
+                say_unknown(part, what, words=data.tokens == "word")
         say_discrete(discrete(samples) if samples.columns else [])
+        if settings.batch_size > len(samples):
+            more = f"more than the {len(samples)} training {samples.noun}, which come several times in each"
+            print(f"warning: --train.batch_size {settings.batch_size}: {more}", file=sys.stderr)
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
         last = fit(built, samples, test, run, settings, resume, bar, bar.say if first else lambda line: None)
+    except SIGTERMException:
+        print(f"fvae: terminated; fvae train --out {run} --resume goes on with it", file=sys.stderr)
+        raise SystemExit(143) from None  # as of a program that takes no notice of the signal
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
@@ -160,7 +166,7 @@ def evaluate(
         need_file("--json", out)
     data_, what = data_of(run, model, data, split)
     told = unit(model)
-    found = summary(model, bounds(model, data_, samples, seed), samples)
+    found = summary(model, bounds(model, data_, samples, seed, watch="evaluating"), samples)
     found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
     if data_.vocabulary:
         found |= perplexity(data_, found)
@@ -170,20 +176,21 @@ def evaluate(
     if out:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(out, json.dumps(finite, indent=2) + "\n")
-    draws = f"; {samples} draw{'s' if samples > 1 else ''} of u a sample" if math.prod(model.noise_shape) else ""
+    draws = f"; {samples} draw{'s' if samples > 1 else ''} of u each" if math.prod(model.noise_shape) else ""
     bits = f", {found['bits']} bits" if found["bits"] else ""
     print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {data_.size}{bits}")
     error = f" +- {found[f'{told.key}_error']:.4f}" if len(data_) > 1 else ""
     print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}{draws}")
     if samples > 1:
-        print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} samples")
+        print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} draws")
     parts = f"= rate {found['rate']:.2f} + distortion {found['distortion']:.2f}"
     print(f"nats        {found['nats']:.2f} an image {parts}" if told.key != "nats" else f"            {parts}")
     if data_.vocabulary:
         print(f"perplexity  {found['perplexity']:.2f}  a token, of {found['tokens']:,}, ends of sentences counted")
     if known(model):
         most, active = math.log(len(data_)), f"{found['active_units']} of {found['units']} units active"
-        print(f"latent      {found['mutual_information']:.2f} nats of mutual information, of {most:.2f} at most")
+        mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
+        print(f"latent      {mutual:.2f} nats of mutual information, of {most:.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"noise       {found['noise']}")
@@ -327,7 +334,7 @@ def interpolate(
     if ends:
         words = None if labels is None else labels.split(",")
         if words is not None and len(words) != len(ends):
-            raise UserError(f"--labels: expected one for each of {len(ends)} images, found {len(words)}")
+            raise UserError(f"--labels: expected one for each of {len(ends)} {kind.noun}, found {len(words)}")
         numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
         if isinstance(kind, Sentences):
             if not all(map(str.strip, ends)):
@@ -422,7 +429,7 @@ def score(run: Path, data: DataSettings, split: str | None, samples: int | None,
     at_least("--samples", samples, 1)
     samples = samples if math.prod(model.noise_shape) else 1  # nothing is drawn
     data_, what = data_of(run, model, data, split, whole=True)
-    found = bounds(model, data_, samples, seed)
+    found = bounds(model, data_, samples, seed, watch="scoring")
     nats, told = found.tighter if samples > 1 else found.loss, unit(model)
     columns = {"nats": [f"{v:.4f}" for v in nats], told.key: [f"{told.of(v):.6f}" for v in nats]}
     text = io.StringIO()

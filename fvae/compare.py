@@ -17,7 +17,7 @@ from fvae.kinds import Images, Sentences, Writing, kind_of
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.runs import BOUNDS, data_name, read_metrics, told_in
 
-WHAT = ("run", "recipe", "data", "bits", "tokens", "parameters", "step", "minutes")
+WHAT = ("run", "recipe", "data", "bits", "tokens", "parameters", "step", "minutes", "given")
 COLUMNS = (*WHAT, "told in", "held-out", "rate", "distortion")
 
 
@@ -25,8 +25,8 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     """Write ``table.md``, ``table.csv``, ``curves.png`` and, of images, ``samples.png`` (temperature 0.8), or, of text,
     ``samples.md`` to ``out``.
 
-    The bounds are those of each run's last evaluation; of other data, bits or tokens they don't compare, so these are
-    columns. Returns the names of the files.
+    The bounds are those of each run's last evaluation; of other data, bits or tokens, or given labels, they don't
+    compare, so these are columns. Returns the names of the files.
     Raises ``UserError`` where a folder is no run.
     """
     names = [run.name for run in runs]
@@ -43,7 +43,8 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
         kind = kind_of(model, run)
         known = kind.vocabulary.shape[1] if isinstance(kind, Sentences) else ""
         what = (name, model.config["recipe"], data_name(run), model.decoder.bits or "", known)
-        values = (*what, parameters, int(last["step"]), minutes, told.name, *bound)
+        given = "labels" if model.classes else ""
+        values = (*what, parameters, int(last["step"]), minutes, given, told.name, *bound)
         table.append(dict(zip(COLUMNS, values, strict=True)))
         generator = torch.Generator().manual_seed(seed)
         labels = some_labels(model, n, generator)

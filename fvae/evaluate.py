@@ -12,6 +12,7 @@ from torch import Tensor
 from fvae.atoms import total
 from fvae.bound import LatentModel, bits_per_dim, importance_bound
 from fvae.data.samples import NOUNS, Samples
+from fvae.watch import watched
 
 Values = TypeVar("Values", np.ndarray, Tensor)
 
@@ -55,20 +56,23 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
 
 
 @torch.no_grad()
-def bounds(model: LatentModel, data: Samples, samples: int = 1, seed: int = 0, batch_size: int = 64) -> Bounds:
-    """The bound of each sample of ``data``, averaged over ``samples`` draws of u.
+def bounds(
+    model: LatentModel, data: Samples, samples: int = 1, seed: int = 0, batch_size: int = 64, watch: str = ""
+) -> Bounds:
+    """The bound of each sample of ``data``, averaged over ``samples`` draws of u; says how far it is, if it has a name.
 
     The K-sample bound takes the same draws. A rate that is known in closed form (``vae``) is, and only that bound
     takes the sampled one. Noise comes from ``seed`` alone.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []
-    for x, y in batches(model, data, batch_size):
+    parts = batches(model, data, batch_size)
+    for x, y in watched(parts, math.ceil(len(data) / batch_size), watch) if watch else parts:
         noise = [model.noise(len(x), generator) for _ in range(samples)]
         draws = model.draws(x, y, noise, sampled=True)
         rates = [t.rate if t.kl is None else total(t.kl) for t in draws]
         rate, distortion = (
-            torch.stack([a.cpu().double() for a in parts]).mean(0) for parts in (rates, [t.distortion for t in draws])
+            torch.stack([a.cpu().double() for a in each]).mean(0) for each in (rates, [t.distortion for t in draws])
         )
         rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(draws)]))
     return Bounds(*torch.cat(rows, 1).numpy())
@@ -84,7 +88,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         told.key: told.of(float(found.loss.mean())),
         f"{told.key}_error": told.of(error),
-        "bound": f"{bound}, mean over samples",
+        "bound": f"{bound}, mean over {NOUNS[len(model.shape)]}",
         "noise": model.decoder.noise,
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),

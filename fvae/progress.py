@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fvae.train import seconds
-
-LINE_EVERY = 30.0  # seconds, where there is no terminal
+from fvae.watch import LINE_EVERY
 
 
 class ProgressBar(Callback):

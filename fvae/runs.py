@@ -138,9 +138,14 @@ def run_data(
         "test": "held out",
         "train": "training part",
         "all": "whole",
-        "unseen": "the test split if it has one, else whole",
+        "unseen": "whole" if vocabulary else "the test split if it has one, else whole",
     }
-    return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
+    try:
+        return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
+    except UserError as error:
+        if foreign or not str(error).endswith("no such file"):
+            raise
+        raise UserError(f"{error}, of which {run} was made; --data names another source") from None
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -494,6 +494,10 @@ MISTAKES = {
     f"{TRAIN} --train.stepz 3": "--train.stepz: no such flag of fvae train; did you mean --train.steps?",
     f"{TRAIN} --train.step 3": "--train.step: no such flag of fvae train; did you mean --train.steps?",
     "sample run --temp 1 --out OUT/s.png": "--temp: no such flag of fvae sample",
+    "sample run --data digits --out OUT/s.png": "--data: no such flag of fvae sample",
+    "evaluate run --out OUT/e": "--out: no such flag of fvae evaluate; --help lists them",
+    "evaluate run --jsn OUT/e": "--jsn: no such flag of fvae evaluate; did you mean --json?",
+    "evaluate run --dat digits": "--dat: no such flag of fvae evaluate; did you mean --data?",
     f"{TRAIN} stray": "stray: one argument too many",
     f"{TRAIN} --recipe glow": "--recipe: is of recipe glow, the command says f_vae",
     # values
@@ -725,7 +729,9 @@ def test_training_says_little_and_nothing_of_its_parts(home, tmp_path):
     assert [line.split()[0] for line in lines] == ["training", "step", "step"]
 
 
-def test_interrupt_is_one_line_and_can_go_on(home, tmp_path):
+@pytest.mark.parametrize(("sent", "status", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_an_end_is_one_line_and_can_go_on(sent, status, said, home, tmp_path):
+    """Of a user, or of a machine that wants its place: no success, and nothing lost."""
     argv = ["train", "--config", home / "run/config.yaml", "--out", tmp_path / "r", "--train.steps", 100000]
     command = [sys.executable, "-m", "fvae.cli", *map(str, argv)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -738,11 +744,11 @@ def test_interrupt_is_one_line_and_can_go_on(home, tmp_path):
         begun = time.monotonic()  # a busy machine takes its time
         while not (tmp_path / "r/checkpoints/last.ckpt").is_file() and time.monotonic() < begun + 200:
             time.sleep(0.1)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(getattr(signal, sent))
         _, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
+    assert child.returncode == status, err
     last = err.splitlines()[-1]
-    assert last == f"fvae: interrupted; fvae train --out {tmp_path / 'r'} --resume goes on with it"
+    assert last == f"fvae: {said}; fvae train --out {tmp_path / 'r'} --resume goes on with it"
     assert "Traceback" not in err and "KeyboardInterrupt" not in err and not list(tmp_path.rglob("*.part"))
     step = int(table(tmp_path / "r/metrics.csv")[-1]["step"])
     assert main(["train", "--out", str(tmp_path / "r"), "--resume", "--train.steps", str(step + 4)]) == 0

@@ -15,6 +15,7 @@ FLOORS = [
     "fvae.settings",
     "fvae.files",
     "fvae.memory",
+    "fvae.watch",
     "fvae.data.samples",
     "fvae.data.decode",
     "fvae.data.sources",

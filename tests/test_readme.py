@@ -1,4 +1,4 @@
-"""The README: its Python runs, and its commands are the command line's."""
+"""The README, and the page on text: their Python runs, and their commands are the command line's."""
 
 import re
 import shlex
@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 
 from fvae.cli import ARGUMENTS, COMMANDS, make_parser, parse, run_command
+from fvae.data.texts import Vocabulary
 from fvae.errors import UserError
-from fvae.recipes import RECIPES, glow
+from fvae.recipes import RECIPES, glow, text_vae
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SHELL = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("fvae ")]
+README, TEXT = ((Path(__file__).parents[1] / name).read_text() for name in ("README.md", "docs/text.md"))
+LINES = [line.strip() for line in (README + TEXT).splitlines()]
+SHELL = [line.split("#")[0].strip() for line in LINES if line.startswith("fvae ")]
+
+
+def python(page: str) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    return code
 
 
 def test_python_runs(tmp_path, monkeypatch):
@@ -21,8 +27,20 @@ def test_python_runs(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     save(glow((1, 8, 8), levels=1, depth=1, width=8), tmp_path / "runs/demo")
-    (code,) = PYTHON
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(python(README), "README.md", "exec"), {})
+
+
+def test_python_of_text_runs(tmp_path, monkeypatch, capsys):
+    from fvae import save
+
+    monkeypatch.chdir(tmp_path)
+    vocabulary = Vocabulary.built(["he likes red wine"], "word", 20, 8)
+    model = text_vae(vocabulary.shape, embedding=8, hidden=8).eval()
+    model.config["vocabulary"] = vocabulary.digest
+    save(model, tmp_path / "runs/text")
+    (tmp_path / "runs/text/tokenizer.json").write_text(vocabulary.text)
+    exec(compile(python(TEXT), "docs/text.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("['")
 
 
 @pytest.mark.parametrize("line", SHELL)

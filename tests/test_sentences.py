@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from fvae import aggressive
+from fvae import aggressive, watch
 from fvae import train as training
 from fvae.checkpoint import load
 from fvae.cli import main
@@ -79,12 +79,16 @@ def test_the_vocabulary_keeps_the_most_frequent(tmp_path):
 
 
 def test_held_out_lines_do_not_move(cats, tmp_path):
-    """Training and held-out lines share none, and stay where they are when others are added."""
-    train, test = (load_data(settings(cats, held_out=0.3), part) for part in ("train", "test"))
-    assert len(train) + len(test) == 40 and not set(train.names) & set(test.names) and test.names
-    write(cats, [*LINES * 8, *["the cat and the dog"] * 10])
-    again = load_data(settings(cats, held_out=0.3), "test", train.shape, train.vocabulary)
-    assert again.names[: len(test)] == test.names
+    """Training and held-out lines share no text, and stay what they are when others come, in any order, in any file."""
+
+    def texts(path, part):
+        data = load_data(settings(path, held_out=0.3), part)
+        return data.vocabulary.lines(data.values)
+
+    train, test = (texts(cats, part) for part in ("train", "test"))
+    assert len(train) + len(test) == 40 and not set(train) & set(test) and test
+    moved = write(tmp_path / "moved.txt", sorted([*LINES * 8, "the cat and the dog"]))
+    assert set(test) <= set(texts(moved, "test")) and set(train) <= set(texts(moved, "train"))
 
 
 def test_a_batch_is_as_wide_as_its_longest(cats):
@@ -136,7 +140,7 @@ MISUSES = {
     "one": (
         lambda d: bytes_of(d / "b.txt", b"a b\n"),
         {"part": "test"},
-        "expected 2 sentences or more",
+        "expected 2 different sentences or more",
     ),
     "size": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"size": 8}, "--data.size 8: is for images; .* holds text"),
     "longest": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"longest": 0}, "--data.longest 0: expected 1 or more"),
@@ -364,7 +368,36 @@ def test_a_window_is_compared_by_the_token(fvae, monkeypatch):
 def test_unknown_words_are_said_before_training(fvae):
     words = ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/a", *FLAGS, "--data.vocabulary", "6"]
     status, _, err = fvae(*words)
-    assert status == 0 and re.search(r"warning: .* of --data .*cats.txt are unknown to the run's tokeniser", err)
+    assert status == 0
+    for part in ("training", "held-out"):
+        assert re.search(rf"warning: .* of the {part} sentences are unknown to the run's tokeniser\n", err)
+
+
+def test_text_without_spaces_is_told_of(fvae, tmp_path):
+    lines = ["江靜櫂歌歇，溪深樵語聞。", "海上生明月，天涯共此時。", "白日依山盡，黃河入海流。"]
+    write(tmp_path / "chinese.txt", lines)
+    words = ["train", "text_vae", "--data", "OUT/chinese.txt", "--out", "OUT/a", *FLAGS]
+    status, _, err = fvae(*words)
+    assert status == 0 and "; text without spaces between its words wants --data.tokens character\n" in err
+    assert "warning: --train.batch_size 8: more than the 2 training sentences, which come several times in each" in err
+    assert "without spaces" not in fvae(*words[:-1], "0.3", "--data.tokens=character", "--out", "OUT/b")[2]
+
+
+def test_a_source_that_moved_is_named_with_its_run(home, fvae, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "run")
+    shutil.copy(home / "cats.txt", tmp_path / "cats.txt")
+    config = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(config.replace(str(home), str(tmp_path / "gone")))
+    status, _, err = fvae("evaluate", "OUT/run")
+    assert status == 2 and re.search(r"--data .*cats.txt: no such file, of which .*run was made; --data names", err)
+    assert fvae("evaluate", "OUT/run", "--data", "OUT/cats.txt", "--split", "test", "--samples", 2)[0] == 0
+
+
+def test_long_work_says_how_far_it_is(home, fvae, monkeypatch):
+    """Every so often where there is no terminal."""
+    assert fvae("evaluate", "HOME/run", "--samples", 2)[2] == ""
+    monkeypatch.setattr(watch, "LINE_EVERY", 0.0)
+    assert re.fullmatch(r"(evaluating  \d+%\n)+", fvae("evaluate", "HOME/run", "--data", "HOME/cats.txt")[2])
 
 
 def test_a_perplexity_may_be_infinite(home):

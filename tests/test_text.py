@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import perturb
 from torch import Tensor, nn
 
-from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
+from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, importance_bound, some_labels
 from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.evaluate import bounds
@@ -437,6 +437,18 @@ def test_the_importance_bound_is_below_and_falls():
     one, few, many = (bounds(model, data, samples=k) for k in (1, 4, 64))
     assert many.tighter.mean() < few.tighter.mean() < one.loss.mean()
     assert many.loss.mean() > many.tighter.mean()
+
+
+def test_the_importance_bound_wants_samples():
+    """A rate in closed form is no weight of a draw; of a model without a latent there is nothing to sample."""
+    for model, fine in ((made(), False), (made(prior="flow"), True), (language_model(SHAPE, hidden=8), True)):
+        x = sentences(5)
+        importance_bound(model.eval()(x, sampled=True) for _ in range(3))
+        if not fine:
+            with pytest.raises(ValueError, match=r"expected terms of model\(x, sampled=True\), found a rate"):
+                importance_bound(model(x) for _ in range(3))
+        else:
+            importance_bound(model(x) for _ in range(3))
 
 
 @decoders

@@ -107,7 +107,7 @@ def check_no_images(data: DataSettings, noun: str) -> None:
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:
-    """The names whose samples are held out: about a share of them, one at least, and never all."""
+    """The names, or lines, whose samples are held out: about a share of them, one at least, and never all."""
     draws = {name: draw(name) for name in names}
     chosen = {name for name, u in draws.items() if u < share}
     chosen |= {min(draws, key=draws.__getitem__)} if len(draws) > 1 else set()

@@ -122,7 +122,8 @@ class Vocabulary:
 def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary | None = None) -> Samples:
     """The "train", "test" or "all" sentences of a file; "unseen" is all.
 
-    Without a vocabulary, that of the training part. Empty lines are left out, long ones cut, both are counted.
+    Without a vocabulary, that of the training part. Empty lines are left out, long ones cut, both are counted. Whether
+    a line is held out its text says, so that lines may come, go and change places, and none is on both sides.
     Raises ``UserError`` for a file that is missing, broken or empty, and for labels that don't fit.
     """
     where = f"--data {data.source}"
@@ -138,17 +139,17 @@ def load_texts(data: DataSettings, part: str = "train", vocabulary: Vocabulary |
     if not len(kept):
         raise UserError(f"{where}: expected sentences, one a line, found none")
     names = [f"{path.name}[{i}]" for i in range(len(lines))]
-    out = held_out([names[i] for i in kept], data.held_out)
-    training = np.array([i for i in kept if names[i] not in out], dtype=int)
+    out = held_out([lines[i] for i in kept], data.held_out)
+    training = np.array([i for i in kept if lines[i] not in out], dtype=int)
     if vocabulary is None:
         chosen = [lines[i] for i in training]
         vocabulary = Vocabulary.built(chosen, data.tokens, data.vocabulary, data.longest)
     skipped = [f"{path.name}[{i}]: empty" for i, line in enumerate(lines) if not line]
     if part == "test":
         skipped = []  # an empty line is on neither side: told with the other part
-        if len(kept) == 1:
-            raise UserError(f"{where}: expected 2 sentences or more to hold some out for a test, found 1")
-        kept = np.array([i for i in kept if names[i] in out], dtype=int)
+        if not out:
+            raise UserError(f"{where}: expected 2 different sentences or more to hold some out for a test, found 1")
+        kept = np.array([i for i in kept if lines[i] in out], dtype=int)
     elif part == "train":
         kept = training
     values, cut = vocabulary.numbers([lines[i] for i in kept])
