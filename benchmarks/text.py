@@ -56,6 +56,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # recipe, setti
     "transformer, language model": ("language_model", TRANSFORMER, {}),
     "transformer, none": ("text_vae", GAUSSIAN | TRANSFORMER, {}),
     "transformer, BN two-sided": ("text_vae", {"posterior": "two-sided", "tau": 0.3} | TRANSFORMER, {}),
+    "transformer, annealing, free bits, 4.5": ("text_vae", GAUSSIAN | TRANSFORMER, ANNEAL | {"free_nats": 4.5}),
 }
 CURVES = ("none, no skip", "none", "linear annealing", "free bits, 4 nats", "BN two-sided, tau 0.3")
 FIGURES = ("nats", "tighter_nats", "perplexity", "rate", "distortion")
