@@ -31,10 +31,11 @@ class Turns:
         for name, p in model.named_parameters():
             p.requires_grad_(not self.on or name.startswith("posterior.") == self.state["posterior"])
 
-    def after(self, loss: float, size: float = 1.0) -> None:
+    def after(self, loss: float, size: int) -> None:
         """Go on to the next turn, after a step of this loss in all, over so many tokens or samples.
 
-        Windows are compared a token: sentences' lengths vary more than what a window learns."""
+        Windows are compared a token: sentences' lengths vary more than what a window learns.
+        """
         s = self.state
         if not (s["on"] and s["posterior"]):
             s |= {"posterior": True, "rounds": s["rounds"] + 1, **FRESH}
@@ -45,7 +46,7 @@ class Turns:
         if s["steps"] % WINDOW == 0:
             mean = s["sum"] / s["size"]
             s["posterior"] = mean <= s["before"]
-            s |= {"before": mean, "sum": 0.0, "size": 0.0}
+            s |= {"before": mean, "sum": 0.0, "size": 0}
         if s["steps"] >= MOST:
             s["posterior"] = False
 
@@ -60,4 +61,4 @@ class Turns:
         self.state |= {"on": self.on and mutual > largest - FALL, "mutual": largest, "looked": self.rounds}
 
 
-FRESH = {"steps": 0, "sum": 0.0, "size": 0.0, "before": math.inf}
+FRESH = {"steps": 0, "sum": 0.0, "size": 0, "before": math.inf}

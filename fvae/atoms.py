@@ -22,6 +22,11 @@ def log_normal(e: Tensor) -> Tensor:
     return -0.5 * (total(e.square()) + e[0].numel() * LOG_2PI)
 
 
+def mean_log_normal(d: int) -> float:
+    """E log N(e; 0, I) = -d/2 (log 2 pi + 1) over e ~ N(0, I) of d values, in nats."""
+    return -0.5 * d * (LOG_2PI + 1)
+
+
 def whiten(x: Tensor, mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
     """z = (x - mean) / std and its log-determinant -sum log std: ``(B, *) -> (B, *), (B,)``."""
     return (x - mean) * torch.exp(-log_std), -total(log_std.expand_as(x))

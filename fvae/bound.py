@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fvae.atoms import LOG_2PI, colour, log_normal, total
+from fvae.atoms import colour, log_normal, mean_log_normal, total
 from fvae.flows import ActNorm, Chain, Colour, Flow, one_by_one
 from fvae.params import ClassMeans, Relative, Running, across
 
@@ -228,11 +228,6 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
         else:
             model.posterior(u, model.given(model.scale(x)[0], y))
     model.train(before)
-
-
-def mean_log_normal(d: int) -> float:
-    """E log N(u; 0, I) over u ~ N(0, I) of d values."""
-    return -0.5 * d * (LOG_2PI + 1)
 
 
 def importance_bound(terms: Iterable[Terms]) -> Tensor:

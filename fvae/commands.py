@@ -119,9 +119,9 @@ def train(
         write_config(run, recipe, built.config["settings"], data, settings)
         say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run, samples.vocabulary is not None)
         say_cut(samples.cut + test.cut, data.longest)
-        for part, what in ((samples, "the training sentences"), (test, "the held-out sentences")):
-            if samples.vocabulary:
-                say_unknown(part, what, words=data.tokens == "word")
+        if samples.vocabulary:
+            say_unknown(samples, "the training sentences", words=data.tokens == "word")
+            say_unknown(test, "the held-out sentences", words=data.tokens == "word")
         say_discrete(discrete(samples) if samples.columns else [])
         if settings.batch_size > len(samples):
             more = f"more than the {len(samples)} training {samples.noun}, which come several times in each"

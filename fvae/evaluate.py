@@ -59,10 +59,11 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
 def bounds(
     model: LatentModel, data: Samples, samples: int = 1, seed: int = 0, batch_size: int = 64, watch: str = ""
 ) -> Bounds:
-    """The bound of each sample of ``data``, averaged over ``samples`` draws of u; says how far it is, if it has a name.
+    """The bound of each sample of ``data``, averaged over ``samples`` draws of u.
 
     The K-sample bound takes the same draws. A rate that is known in closed form (``vae``) is, and only that bound
-    takes the sampled one. Noise comes from ``seed`` alone.
+    takes the sampled one. Noise comes from ``seed`` alone. ``watch`` is the name by which standard error hears how far
+    it is; without one it hears nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     rows: list[Tensor] = []

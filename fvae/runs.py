@@ -140,12 +140,10 @@ def run_data(
         "all": "whole",
         "unseen": "whole" if vocabulary else "the test split if it has one, else whole",
     }
-    try:
-        return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
-    except UserError as error:
-        if foreign or not str(error).endswith("no such file"):
-            raise
-        raise UserError(f"{error}, of which {run} was made; --data names another source") from None
+    path = Path(data.source)
+    if not given.source and path.is_absolute() and not path.exists():
+        raise UserError(f"--data {path}: no such file, of which {run} was made; --data names another source")
+    return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""How long work without a model's training takes: a bar or, without a terminal, a line now and then."""
+"""How far long work other than training is: a bar or, without a terminal, a line now and then."""
 
 import sys
 import time

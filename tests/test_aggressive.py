@@ -12,7 +12,7 @@ def turns(losses: list[float], told: Turns | None = None) -> str:
     told, found = told or Turns(True), ""
     for loss in losses:
         found += "b" if not told.on else "p" if told.state["posterior"] else "d"
-        told.after(loss)
+        told.after(loss, 1)
     return found
 
 
@@ -58,7 +58,7 @@ def test_it_is_looked_at_by_the_steps_of_the_decoder():
     """Each ``every`` of them, whatever the posterior takes in between; and no more once turns are over."""
     told, looks = Turns(True), []
     for t in range(400):
-        told.after(1.0 + t)
+        told.after(1.0 + t, 1)
         if told.due(3):
             told.evaluated(1.0)
             looks.append(told.rounds)

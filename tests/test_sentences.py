@@ -278,6 +278,8 @@ def test_sentences_come_back_between_and_as_codes(fvae, tmp_path):
     report = (tmp_path / "report/samples.md").read_text()
     assert report.count("\n- ") == 6 and report.startswith("## run\n") and "\n## labelled\n" in report
     assert (tmp_path / "report/table.csv").read_text().startswith("run,recipe,data,tokens,parameters,")
+    with open(tmp_path / "report/table.csv") as file:
+        assert [row["given"] for row in csv.DictReader(file)] == ["", "labels"]
 
 
 def test_it_goes_on_where_it_was(home, tmp_path, fvae):

@@ -274,7 +274,8 @@ def test_the_rate_has_its_floor(settings):
             rate.backward()
             optimiser.step()
             rates.append(rate.item())
-        assert min(rates) >= least - 1e-4 and rates[-1] < least + 0.5 < rates[0] + 0.5
+        assert min(rates) >= least - 1e-4 and rates[-1] < least + 0.5
+        assert least or rates[0] > 0.5
 
 
 def test_free_nats_are_free():
@@ -463,12 +464,15 @@ def test_a_language_model_is_one_without_a_latent(decoder, float64):
     assert not known(model) and known(made())
 
 
+EXPECTED = r"text_vae: is for text, shape \(longest, of 2 tokens or more, vocabulary of 5 or more\); "
+
+
 def test_settings_that_do_not_fit_are_refused():
     for shape, settings, message in (
-        ((1, 8, 8), {}, r"text_vae: is for text, shape \(longest, .* of 5 or more\); found shape \(1, 8, 8\)"),
+        ((1, 8, 8), {}, EXPECTED + r"found shape \(1, 8, 8\)"),
         ((8,), {}, r"text_vae: is for text"),
         ((9, 4), {}, r"text_vae: is for text"),
-        ((1, 12), {}, r"text_vae: is for text, shape \(longest, of 2 tokens or more, .*; found shape \(1, 12\)"),
+        ((1, 12), {}, EXPECTED + r"found shape \(1, 12\)"),
         (SHAPE, {"hidden": 0}, "text_vae: hidden must be above 0; found 0"),
         (SHAPE, {"decoder": "gru"}, "text_vae: decoder must be one of lstm, transformer; found 'gru'"),
         (SHAPE, {"posterior": "none"}, "text_vae: posterior must be one of"),
