@@ -27,7 +27,6 @@ import torch
 from quality import quality, train_features
 
 import fvae
-from fvae.bound import some_labels
 from fvae.compare import compare
 from fvae.data import load_data
 from fvae.files import write_text
@@ -218,7 +217,7 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         parts = [
-            to_uint8(model.sample(100, some_labels(model, 100, generator), temperature, generator), model.decoder.bits)
+            to_uint8(model.sample(100, model.draw_labels(100, generator), temperature, generator), model.decoder.bits)
             for _ in range(SAMPLES // 100)
         ]
         row["sampled images/s"] = SAMPLES / (time.perf_counter() - began)

@@ -6,6 +6,7 @@ to the weight (``network_weights``); what else differs is said at each builder. 
 taken. The peers' codes are N(0, I): fvae alone has Glow's learned prior of the channels that leave.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +22,9 @@ from nflows.distributions import StandardNormal
 from nflows.utils import create_mid_split_binary_mask
 from torch import Tensor, nn
 
-from fvae import fit_actnorms
-from fvae.recipes import glow
+from fvae import initialize
+from fvae.flows.fused import CouplingNet
+from fvae.recipes import Glow, glow
 
 SHAPE = (3, 32, 32)
 SCALES = [(12, 16, 16), (24, 8, 8), (48, 4, 4)]  # each level's shape, after its squeeze
@@ -48,7 +50,8 @@ def network_convolutions(module: nn.Module, width: int) -> list[nn.Conv2d]:
 
 def network_weights(module: nn.Module, width: int) -> int:
     """How many weights the coupling networks have."""
-    return sum(p.numel() for conv in network_convolutions(module, width) for p in conv.parameters())
+    networks = [m for m in module.modules() if isinstance(m, CouplingNet)]
+    return sum(p.numel() for m in [*network_convolutions(module, width), *networks] for p in m.parameters())
 
 
 def prepare(contender: Contender, width: int, x: Tensor) -> Contender:
@@ -59,8 +62,11 @@ def prepare(contender: Contender, width: int, x: Tensor) -> Contender:
     contender.module.to(x.device)
     for conv in network_convolutions(contender.module, width):
         conv.reset_parameters()
+    for net in contender.module.modules():
+        if isinstance(net, CouplingNet):
+            nn.init.kaiming_uniform_(net.weight_3, math.sqrt(5))
     if contender.kind == "fvae":
-        fit_actnorms(contender.module, x)
+        initialize(contender.module, x)
     with torch.no_grad():
         assert contender.loss(x).isfinite(), contender.name
     return contender
@@ -106,7 +112,7 @@ def bins(v: Tensor) -> Tensor:
 
 def fvae_glow(depth: int, width: int) -> Contender:
     """The recipe as it stands."""
-    model = glow(SHAPE, levels=len(SCALES), depth=depth, width=width)
+    model = glow(SHAPE, flow=Glow(levels=len(SCALES), depth=depth, width=width))
     return Contender("fvae", "fvae", model, lambda x: model(x).loss(), model.encode, model.sample, model.decode)
 
 

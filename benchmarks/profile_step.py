@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from plain import plain
 
-from fvae import fit_actnorms
+from fvae import initialize
 from fvae.files import replacing
 from fvae.memory import keep_freed_memory
 from fvae.recipes import glow
@@ -59,8 +59,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    model, x = glow((3, 32, 32), levels=3, depth=8, width=256), torch.randint(256, (16, 3, 32, 32)).float()
-    fit_actnorms(model, x)
+    model, x = glow((3, 32, 32)), torch.randint(256, (16, 3, 32, 32)).float()
+    initialize(model, x)
     with plain(model):
         rows = {"plain": times(model, x)}
     keep_freed_memory()

@@ -30,11 +30,11 @@ import torch
 from glows import SHAPE, Contender, bare, fvae_glow, network_weights, peers, prepare
 from torch import Tensor, nn
 
-import fvae.flows
-from fvae import fit_actnorms
+from fvae import initialize
 from fvae.files import replacing, write_text
+from fvae.flows.fused import set_reversible
 from fvae.memory import keep_freed_memory
-from fvae.recipes import f_vae
+from fvae.recipes import Glow, Squeezing, f_vae
 
 COLOURS = {"limit": "#bdbdbd", "networks": "#bdbdbd", "peer": "#737373", "fvae": "#d95f02"}
 
@@ -52,14 +52,8 @@ class Size(NamedTuple):
 
 SIZES = {"cpu": [Size(8, 256, 16)], "cuda": [Size(32, 512, 64), Size(32, 512, 256)]}
 PUBLISHED = {
-    "squeezes": 3,
-    "levels": 4,
-    "blocks": 12,
-    "hidden": 0,
-    "depth": 12,
-    "width": 256,
-    "mixing": "shuffle",
-    "coupling": "additive",
+    "coder": Squeezing(squeezes=3, blocks=12, hidden=0),
+    "flow": Glow(levels=4, depth=12, width=256, mixing="shuffle", coupling="additive"),
 }
 DEEP, SHALLOW = Size(32, 512, 32), Size(8, 512, 32)  # where memory is measured
 
@@ -154,7 +148,7 @@ def fvae_alone(size: Size, x: Tensor) -> Contender:
 
 def reversible(contender: Contender) -> Contender:
     """fvae computing its activations again in the backward pass, from its outputs."""
-    fvae.flows.set_reversible(contender.module, True)
+    set_reversible(contender.module, True)
     return replace(contender, name="fvae, reversible")
 
 
@@ -265,7 +259,7 @@ def published(device: str, rounds: int) -> Iterator[Table]:
     for side in (64, 128):
         x = torch.randint(256, (batch, 3, side, side), device=device).float()
         model = f_vae((3, side, side), **PUBLISHED).to(device)
-        fit_actnorms(model, x)
+        initialize(model, x)
         name, loss = f"f_vae {side}x{side}", lambda x, m=model: m(x).loss()
         contender = Contender(name, "fvae", model, loss, model.encode, model.sample)
         (row,) = timed([(contender, training(contender, x))], rounds, device)

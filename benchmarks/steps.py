@@ -31,10 +31,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from plain import plain
 
-from fvae.bound import LatentModel
 from fvae.data.samples import Samples
 from fvae.demo import MODEL
 from fvae.files import write_text
+from fvae.model import LatentModel
 from fvae.recipes import f_vae, glow
 from fvae.settings import TrainSettings
 from fvae.train import Training, train
@@ -109,7 +109,7 @@ def demo() -> LatentModel:
 
 
 def small_glow() -> LatentModel:
-    return glow((3, 32, 32), levels=3, depth=8, width=256)
+    return glow((3, 32, 32))
 
 
 def tables(rounds: int) -> Iterator[tuple[str, list[tuple[str, float]]]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from fvae.data import load_data
-from fvae.nets.text import BOS, PAD
+from fvae.networks.text import BOS, PAD
 from fvae.recipes import language_model, text_vae
 from fvae.settings import DataSettings
 
@@ -57,7 +57,7 @@ def main() -> None:
     torch.manual_seed(0)
     data = load_data(DataSettings(source=args.file), "train")
     size = {"embedding": args.embedding, "hidden": args.hidden}
-    vae, alone = text_vae(data.shape, **size), language_model(data.shape, **size)
+    vae, alone = text_vae(data.shape, encoder=size, decoder=size), language_model(data.shape, decoder=size)
     padded, packed = (Plain(data.shape[1], args.embedding, args.hidden, p) for p in (False, True))
     contenders: dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]] = {
         "plain, padded": (padded, padded.loss),

@@ -4,7 +4,7 @@ the decoder takes one step, and so on until the mutual information of x and z no
 import math
 from typing import Any
 
-from fvae.bound import LatentModel
+from fvae.model import LatentModel
 
 WINDOW, MOST = 15, 100  # steps whose losses are compared, and that the posterior takes at most
 FALL = 0.1  # nats of mutual information, more than its sampling and a sum's rounding make of it

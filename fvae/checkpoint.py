@@ -10,12 +10,12 @@ import safetensors.torch
 import torch
 
 from fvae import __version__
-from fvae.bound import LatentModel
 from fvae.errors import UserError
 from fvae.files import write_bytes, write_text
+from fvae.model import LatentModel
 from fvae.recipes import RECIPES
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(model: LatentModel, folder: str | Path) -> None:
@@ -97,6 +97,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(config, dict) or "format" not in config:
         raise UserError(f"{path}: expected a table with format, recipe, shape and settings, as fvae train writes it")
+    if config["format"] == 2:
+        raise UserError(f"{path}: written by fvae 0.1; fvae convert {folder} --out NEW makes a run of today from it")
     if config["format"] != FORMAT:
         raise UserError(
             f"{path}: format {config['format']}, written by fvae {config.get('fvae', '?')}; "

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fvae.bound import LatentModel
 from fvae.data import Samples
 from fvae.data.texts import END, UNKNOWN
 from fvae.data.vectors import same_columns
 from fvae.errors import UserError
 from fvae.files import write_text
 from fvae.kinds import Images, Kind, Rows, kind_of, needed, vocabulary_of
+from fvae.model import LatentModel
 from fvae.outputs import need_picture
 from fvae.runs import run_data
 from fvae.settings import DataSettings

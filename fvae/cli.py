@@ -27,6 +27,7 @@ COMMANDS = {
     "decode": "codes back to data",
     "score": "a bound on the negative log-likelihood of each file, row or sentence, as CSV",
     "compare": "curves, table and samples of several runs side by side",
+    "convert": "a run folder of fvae 0.1 as one of today",
     "demo": "train a small f-VAE on the digits that ship with scikit-learn, and look at it",
 }
 HELP = """usage: fvae COMMAND [arguments]
@@ -97,6 +98,10 @@ def run_command(command: str, argv: list[str]) -> None:
         import fvae.demo
 
         fvae.demo.demo(**values)
+    elif command == "convert":
+        from fvae.convert import convert
+
+        convert(**values)
     else:
         getattr(fvae.commands, command)(**values)
 
@@ -265,6 +270,7 @@ ARGUMENTS: dict[str, list[Callable[[Any], Any]]] = {
         seed,
         out("a folder"),
     ],
+    "convert": [run, flag("--out", type=path, required=True, metavar="NEW", help="the new run folder")],
     "demo": [
         flag("--out", type=path, default=Path("runs/demo"), metavar="RUN", help="the run folder"),
         flag("--minutes", type=float, default=1.7, help="of training"),
@@ -294,19 +300,26 @@ def train(argv: list[str]) -> None:
         if resume and run:
             raise UserError(f"--resume: {run} holds no run; name a recipe to begin one")
         raise UserError("train: which recipe? fvae train RECIPE --data SRC --out RUN; fvae recipes lists them")
+    from fvae.model_flags import add_model_flags, chosen, with_new_names
     from fvae.recipes import RECIPES
 
     if recipe not in RECIPES:
         raise UserError(f"{recipe}: no such recipe; {meant(recipe, RECIPES)}known are {', '.join(RECIPES)}")
-    make = RECIPES[recipe].__wrapped__  # type: ignore[attr-defined]
-    parser = make_parser("train RECIPE", (make.__doc__ or "").split("Args:")[0].strip())
+    make = RECIPES[recipe]
+    known = make.settings.model_fields
+    argv = with_new_names(recipe, argv, known)
+    given = {name: next(reversed(values_of(argv, f"--model.{name}.kind")), "") for name in known}
+    kept: dict[str, Any] = {}
+    for config in configs:
+        kept |= read_yaml(config).get("model") or {}
+    parser = make_parser("train RECIPE", (make.__doc__ or "").strip())
     parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
     parser.add_argument("--config", action="config", metavar="FILE.yaml", help="settings of data, model and train")
     parser.add_argument("--recipe", default=recipe, help="as the first argument; a settings file may name it")
     parser.add_argument("--out", type=path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
     parser.add_class_arguments(DataSettings, "data")
-    parser.add_function_arguments(make, "model", skip={"shape"})
+    add_model_flags(parser, known, chosen(known, kept, given))
     parser.add_class_arguments(TrainSettings, "train")
     args = parse(parser, argv, configs)
     if not args.data.source:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fvae.bound import LatentModel, some_labels
 from fvae.checkpoint import load
 from fvae.checks import (
     at_least,
@@ -37,14 +36,14 @@ from fvae.data.images import read_files
 from fvae.data.texts import holds_text
 from fvae.data.vectors import discrete
 from fvae.errors import UserError
-from fvae.evaluate import batches, bounds, summary, to_bins, unit
+from fvae.evaluate import batches, bits_of, bounds, gaussian_posterior, summary, to_bins, unit
 from fvae.files import need_file, need_folder, write_text
-from fvae.information import ACTIVE, information, known
+from fvae.information import ACTIVE, information
 from fvae.kinds import KINDS, Images, Kind, Sentences, Writing, kind_of, vocabulary_begun
+from fvae.model import LatentModel
 from fvae.outputs import read_codes, write_arrays
 from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
-from fvae.registry import takes_text
 from fvae.runs import KEPT, VOCABULARY, check_same, read_metrics, write_config
 from fvae.settings import DataSettings, TrainSettings
 
@@ -87,7 +86,7 @@ def train(
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
     text = holds_text(data.source)
-    if text != takes_text(RECIPES[recipe]):
+    if text != RECIPES[recipe].takes_text:
         needs = "text needs a text recipe, as text_vae" if text else f"{recipe} needs text, a .txt or .txt.gz"
         raise UserError(f"--data {data.source}: {needs}")
     own = vocabulary_begun(run, data.longest) if text and begun else None
@@ -170,7 +169,7 @@ def evaluate(
     found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
     if data_.vocabulary:
         found |= perplexity(data_, found)
-    if known(model):
+    if gaussian_posterior(model, data_):
         found |= information(model, data_, seed)._asdict()
     found["skipped"] = data_.skipped
     if out:
@@ -187,7 +186,7 @@ def evaluate(
     print(f"nats        {found['nats']:.2f} an image {parts}" if told.key != "nats" else f"            {parts}")
     if data_.vocabulary:
         print(f"perplexity  {found['perplexity']:.2f}  a token, of {found['tokens']:,}, ends of sentences counted")
-    if known(model):
+    if gaussian_posterior(model, data_):
         most, active = math.log(len(data_)), f"{found['active_units']} of {found['units']} units active"
         mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
         print(f"latent      {mutual:.2f} nats of mutual information, of {most:.2f} at most")
@@ -239,7 +238,7 @@ def sample(
     at_most_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     e = model.codes(n, generator)
-    y = some_labels(model, n, generator)
+    y = model.draw_labels(n, generator)
     y = torch.full_like(y, number) if y is not None and number is not None else y
     rows = [kind.decoded(t * e, y, writing=how, generator=generator) for t in values]
     labels = None if y is None else y.cpu().numpy()
@@ -293,7 +292,7 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
         if out is not None:
             print(f"{out}: {len(samples)} sentences of {what}, each above what the model makes of its code")
         return
-    bits = model.decoder.bits
+    bits = bits_of(model)
     data_rows = to_uint8(torch.from_numpy(to_bins(samples.values, bits)), bits)
     rows, labels = [], []
     for i in range(0, len(samples), 10):

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from fvae.bound import some_labels
 from fvae.checkpoint import load
 from fvae.errors import UserError
-from fvae.evaluate import unit
+from fvae.evaluate import bits_of, unit
 from fvae.files import replacing, write_text
 from fvae.kinds import Images, Sentences, Writing, kind_of
 from fvae.pictures import save_picture, sheet, to_uint8
@@ -42,18 +41,18 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
         minutes = f"{last['seconds'] / 60:.1f}"
         kind = kind_of(model, run)
         known = kind.vocabulary.shape[1] if isinstance(kind, Sentences) else ""
-        what = (name, model.config["recipe"], data_name(run), model.decoder.bits or "", known)
+        what = (name, model.config["recipe"], data_name(run), bits_of(model) or "", known)
         given = "labels" if model.classes else ""
         values = (*what, parameters, int(last["step"]), minutes, given, told.name, *bound)
         table.append(dict(zip(COLUMNS, values, strict=True)))
         generator = torch.Generator().manual_seed(seed)
-        labels = some_labels(model, n, generator)
+        labels = model.draw_labels(n, generator)
         if isinstance(kind, Sentences):
             drawn = kind.decoded(model.codes(n, generator), labels, writing=Writing(), generator=generator)
             sentences.append(f"## {name}\n\n" + "".join(f"- {line}\n" for line in drawn))
             tokenisers.add(kind.vocabulary.digest)
         elif isinstance(kind, Images):
-            rows.append(to_uint8(model.sample(n, labels, kind.temperature, generator), model.decoder.bits))
+            rows.append(to_uint8(model.sample(n, labels, kind.temperature, generator), bits_of(model)))
     if len({told_in(history) for history in metrics}) > 1:
         raise UserError("compare: expected runs on images, or runs on rows of numbers; found both")
     if len(tokenisers) > 1:

@@ -6,7 +6,7 @@ from fvae import commands
 from fvae.errors import UserError
 from fvae.settings import DataSettings, TrainSettings
 
-MODEL = {"squeezes": 1, "blocks": 1, "levels": 2, "depth": 5, "width": 64, "coupling": "affine", "bits": 4}
+MODEL = {"flow": {"levels": 2, "depth": 5, "width": 64}, "bits": 4}
 
 
 def demo(out: Path, minutes: float) -> None:

@@ -1,7 +1,7 @@
 """The two ways in which a command ends early: the user's mistake, and a fault of the machine."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that its reader can mend: one line that names the flag, file or shape, what was expected and found.
 
     The command prints it without a traceback and exits with status 2.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fvae.atoms import total
-from fvae.bound import LatentModel, bits_per_dim, importance_bound
 from fvae.data.samples import NOUNS, Samples
+from fvae.density import bits_per_dim, total
+from fvae.model import LatentModel, importance_bound
 from fvae.watch import watched
 
 Values = TypeVar("Values", np.ndarray, Tensor)
@@ -34,9 +34,26 @@ class Unit(NamedTuple):
     of: Callable[[Any], Any]  # nats of a sample
 
 
+def bits_of(model: LatentModel) -> Any:
+    """Bits a value of data in bins; None of other data."""
+    return getattr(model.decoder, "bits", None)
+
+
+def gaussian_posterior(model: LatentModel, data: Samples) -> bool:
+    """Whether the posterior offers its mean and deviation, as a vector of one dimension or more."""
+    if len(model.latent) != 1 or not model.latent[0] or not len(data):
+        return False
+    x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
+    before = model.training
+    with torch.no_grad():
+        found = model.eval().gaussian_of(model.preprocess(x)[0], y)
+    model.train(before)
+    return found is not None
+
+
 def unit(model: LatentModel) -> Unit:
     """Bits a dimension for data in bins, nats a sample for continuous data, whose bits depend on their units."""
-    if model.decoder.bits is None:
+    if bits_of(model) is None:
         return Unit("nats", "nats", lambda nats: nats)
     return Unit("bits/dim", "bits_per_dim", partial(bits_per_dim, dims=math.prod(model.shape)))
 
@@ -51,7 +68,7 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
     device = next(model.parameters()).device
     for start in range(0, len(samples), size):
         values, labels = samples.batch(slice(start, start + size))
-        x = torch.from_numpy(to_bins(values, model.decoder.bits)).to(device)
+        x = torch.from_numpy(to_bins(values, bits_of(model))).to(device)
         yield x, None if labels is None or not model.classes else torch.from_numpy(labels).to(device)
 
 
@@ -90,13 +107,13 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         told.key: told.of(float(found.loss.mean())),
         f"{told.key}_error": told.of(error),
         "bound": f"{bound}, mean over {NOUNS[len(model.shape)]}",
-        "noise": model.decoder.noise,
+        "noise": getattr(model.decoder, "likelihood", ""),
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
         NOUNS[len(model.shape)]: len(found.loss),
         "dimensions": None if len(model.shape) == 2 else math.prod(model.shape),  # text has as many as it has tokens
-        "bits": model.decoder.bits,
+        "bits": bits_of(model),
         "samples": samples,
     }
     if samples > 1 or exact:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fvae.atoms import LOG_2PI, colour, log_normal, whiten
-from fvae.bound import LatentModel
 from fvae.data.samples import Samples
+from fvae.density import LOG_2PI, log_normal, total
 from fvae.evaluate import batches
-from fvae.flows import Colour
+from fvae.model import LatentModel
+from fvae.transforms import Affine
 
 ACTIVE = 0.01  # the least variance of a posterior mean over the data that counts
 
@@ -25,11 +25,6 @@ class Information(NamedTuple):
     active_units: int
     units: int
     shuffled_gap: float
-
-
-def known(model: LatentModel) -> bool:
-    """Whether a model has the posterior that these figures are defined for, of few enough dimensions to mean much."""
-    return isinstance(model.posterior, Colour) and len(model.latent) == 1 and model.latent[0] > 0
 
 
 @torch.no_grad()
@@ -46,19 +41,28 @@ def information(model: LatentModel, data: Samples, seed: int = 0, batch_size: in
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
     for x, y in batches(model, data, batch_size):
-        mean, log_std = model.posterior.params(model.given(model.scale(x)[0], y))
-        z, _ = colour(model.noise(len(x), generator), mean, log_std)
+        mean, log_std = gaussian_of(model, x, y)
+        z, _ = Affine()(model.noise(len(x), generator), mean, log_std)
         kept.append((mean, log_std.expand_as(mean), z))
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
     gap, other, end = 0.0, z[another(len(z), generator).to(z.device)], 0
-    for x, _ in batches(model, data, batch_size):
-        which, x = slice(end, end + len(x)), model.scale(x)[0]
-        gap += float((model.decoder(x, z[which]) - model.decoder(x, other[which])).sum())
+    for x, y in batches(model, data, batch_size):
+        which, x = slice(end, end + len(x)), model.preprocess(x)[0]
+        given = (y,) if model.takes_y["decoder"] else ()
+        gap += float((model.decoder(x, z[which], *given) - model.decoder(x, other[which], *given)).sum())
         end += len(x)
     mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
     mutual = mutual_information(mean, log_std, z)
     active = int((mean.var(0, correction=0) > ACTIVE).sum())
     return Information(mutual, active, mean.shape[1], gap / len(z))
+
+
+def gaussian_of(model: LatentModel, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation of q(z|x); raises ``ValueError`` where it isn't Gaussian."""
+    found = model.gaussian_of(model.preprocess(x)[0], y)
+    if found is None:
+        raise ValueError("model: expected a Gaussian posterior, found one that offers no mean and deviation")
+    return found
 
 
 def another(n: int, generator: torch.Generator) -> Tensor:
@@ -69,8 +73,8 @@ def another(n: int, generator: torch.Generator) -> Tensor:
 
 def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
     """mean_i [ log p(z_i|x_i) - log 1/N sum_j p(z_i|x_j) ] for p(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
-    e, logdet = whiten(z, mean, log_std)
-    own = log_normal(e) + logdet
+    e, log_derivative = Affine().inverse(z, mean, log_std)
+    own = log_normal(e) + total(log_derivative)
     mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
     constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)

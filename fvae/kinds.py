@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fvae.bound import LatentModel
 from fvae.checkpoint import read_config
 from fvae.data import Shape
 from fvae.data.samples import NOUNS
 from fvae.data.texts import Vocabulary
 from fvae.data.vectors import nameless
 from fvae.errors import UserError
+from fvae.evaluate import bits_of
+from fvae.model import LatentModel
 from fvae.outputs import need_images_out, need_lines_out, need_rows_out, write_images, write_lines, write_rows
 from fvae.pictures import to_uint8
 from fvae.runs import VOCABULARY
@@ -73,7 +74,7 @@ class Images(Kind):
         need_images_out(needed(out), folder)
 
     def some(self, e: Tensor, y: Tensor | None, **how: Any) -> np.ndarray:
-        return to_uint8(self.model.decode(e, y), self.model.decoder.bits)
+        return to_uint8(self.model.decode(e, y), bits_of(self.model))
 
     def write(self, values: np.ndarray, out: Path | None, labels: np.ndarray | None = None) -> None:
         write_images(values, needed(out), labels)

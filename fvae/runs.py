@@ -90,6 +90,14 @@ def whole_paths(data: DataSettings) -> DataSettings:
     return replace(data, source=whole(data.source), labels=data.labels and whole(data.labels))
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= {f"{name}.{k}": v for k, v in flat(value).items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
 def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings, train: TrainSettings) -> None:
     """Refuse to go on with a run under other settings; raises ``UserError`` that names the first that differs."""
     old = read_yaml(run / "config.yaml")
@@ -99,8 +107,8 @@ def check_same(run: Path, recipe: str, model: dict[str, Any], data: DataSettings
     for part, values in new.items():
         pairs = {part: (old.get(part), values)}
         if isinstance(values, dict):
-            kept = defaults.get(part, {}) | (old.get(part) or {})
-            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in values.items() if f"{part}.{k}" not in free}
+            kept = flat(defaults.get(part, {}) | (old.get(part) or {}))
+            pairs = {f"--{part}.{k}": (kept.get(k), v) for k, v in flat(values).items() if f"{part}.{k}" not in free}
         for flag, (before, now) in pairs.items():
             if before != now:
                 raise UserError(f"{flag}: {run} was begun with {before} and can't go on with {now}: take another --out")

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,47 +27,45 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fvae.aggressive import Turns
-from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, some_labels
 from fvae.checkpoint import check_checkpoint, save
+from fvae.conditioners import BatchNorm
 from fvae.data.samples import Samples
+from fvae.density import to_unit
 from fvae.errors import UserError
-from fvae.evaluate import batches, bounds, summary, to_bins, unit
+from fvae.evaluate import batches, bits_of, bounds, gaussian_posterior, summary, to_bins, unit
 from fvae.feed import Batches, Feed, mixed
 from fvae.files import replacing, write_text
-from fvae.flows import set_reversible
-from fvae.information import information, known
-from fvae.likelihoods import to_unit
+from fvae.flows.fused import set_reversible
+from fvae.information import information
 from fvae.memory import keep_freed_memory
-from fvae.nets.text import lengths
+from fvae.model import LatentModel, Terms
+from fvae.networks.text import lengths
 from fvae.outputs import write_lines
-from fvae.params import BatchNorm
 from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
+from fvae.statistics import fit_statistics, initialize
 
 FIT_IMAGES, FIT_ROWS = 256, 10_000  # for actnorm's first statistics, and those that columns are standardised by
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
-WEIGHED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LSTM)  # whose weights decay
-SIGMAS = {
-    "posterior.params": "sigma_1",
-    "posterior.flows.0.params": "sigma_1",
-    "decoder.params": "sigma_2",
-}  # as the theory calls them
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for weights of convolutions, linear maps and LSTMs alone; a module's ``pace`` scales its rate."""
+    """Weight decay for parameters of two dimensions or more; a module's ``lr_scale`` scales its rate.
+
+    A module that declares ``weight_decay = False`` has none, nor has an embedding.
+    """
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for module in model.modules():
-        for name, p in module.named_parameters(recurse=False):
-            weight = name.startswith("weight") and isinstance(module, WEIGHED)
-            pace = getattr(module, "pace", 1.0)
-            groups.setdefault((weight, pace), []).append(p)
+        for p in module.parameters(recurse=False):
+            decays = p.dim() > 1 and getattr(module, "weight_decay", not isinstance(module, nn.Embedding))
+            groups.setdefault((decays, getattr(module, "lr_scale", 1.0)), []).append(p)
     return [
-        {"params": params, "lr": lr * pace, "weight_decay": weight_decay if weight else 0.0}
-        for (weight, pace), params in groups.items()
+        {"params": params, "lr": lr * lr_scale, "weight_decay": weight_decay if decays else 0.0}
+        for (decays, lr_scale), params in groups.items()
     ]
 
 
@@ -116,7 +114,7 @@ class Training(LightningModule):
         """average <- d average + (1 - d) model, after step n."""
         with torch.no_grad():
             d = decay(self.settings.ema, n)
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - d)
+            get_ema_multi_avg_fn(d)(list(self.average.parameters()), list(self.model.parameters()), None)
 
     def train_dataloader(self) -> Feed:
         s = self.settings
@@ -127,7 +125,7 @@ class Training(LightningModule):
 
     def training_step(self, batch: list, index: int) -> Tensor:
         x, y = batch
-        x = to_bins(x, self.model.decoder.bits)
+        x = to_bins(x, bits_of(self.model))
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
         torch.manual_seed(mixed(self.settings.seed, self.global_step, self.global_rank + 1))  # of dropout
@@ -154,7 +152,7 @@ class Training(LightningModule):
         at all.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.norm = nn.utils.get_total_norm(gradients)
         bad = (~self.norm.isfinite()).to(self.norm.dtype)
         optimizer.grad_scale = (self.norm / self.settings.clip).clamp(min=1)
         optimizer.found_inf = bad
@@ -230,7 +228,12 @@ class Keeper(Callback):
             f"test_distortion_{told.key}": told.of(test["distortion"]),
             "gradient_norm": float(training.norm),
             "skipped_steps": int(training.skips),
-            **{SIGMAS.get(n, n): float(p.std) for n, p in model.named_modules() if hasattr(p, "std")},
+            **{
+                name: float(v)
+                for m in model.modules()
+                if hasattr(m, "metrics")
+                for name, v in cast(Any, m).metrics().items()
+            },
         }
         training.rows.append(row)
         for logger in trainer.loggers:
@@ -246,7 +249,8 @@ class Keeper(Callback):
         if row.get("sigma_2", 0.0) > self.widest:
             self.report(
                 f"warning: sigma_2 {row['sigma_2']:.3g} is above {self.widest:.3g}, the data's largest deviation in "
-                "any direction: codes that say nothing are then the best ones; begin with a smaller --model.sigma_2"
+                "any direction: codes that say nothing are then the best ones; "
+                "begin with a smaller --model.decoder.sigma"
             )
 
 
@@ -259,8 +263,8 @@ def widest(model: LatentModel, data: Samples) -> float:
     if data.vocabulary:
         return math.inf
     x, _ = next(batches(model, data.spread(500), 500))
-    bits = model.decoder.bits
-    x = (model.scale(x)[0] if bits is None else to_unit(x, bits)).flatten(1).double()
+    bits = bits_of(model)
+    x = (model.preprocess(x)[0] if bits is None else to_unit(x, bits)).flatten(1).double()
     x = x - x.mean(0)
     return float(torch.linalg.eigvalsh(x @ x.T / len(x))[-1].clamp(min=0).sqrt())
 
@@ -269,16 +273,16 @@ def picture(model: LatentModel, test: Samples, path: Path) -> None:
     """Samples of images on a sheet; of vectors, beside the data, column against column; of text, token by token."""
     generator = torch.Generator().manual_seed(0)
     if test.vocabulary:
-        z = model.prior.inverse(model.codes(16, generator), some_labels(model, 16, generator))
+        z = model.prior.inverse(model.codes(16, generator), model.draw_labels(16, generator))
         x = model.decoder.draw(z, generator=generator)
         write_lines(test.vocabulary.lines(x.cpu().numpy()), path.with_suffix(".txt"))
-    elif model.decoder.bits is None:
+    elif bits_of(model) is None:
         n = min(1000, len(test))
-        y = some_labels(model, n, generator)
+        y = model.draw_labels(n, generator)
         save_scatter(test.spread(n).values, model.sample(n, y, 1.0, generator).cpu().numpy(), test.columns, path)
     else:
-        x = model.sample(16, some_labels(model, 16, generator), 0.8, generator)
-        save_picture(square(to_uint8(x, model.decoder.bits)), path)
+        x = model.sample(16, model.draw_labels(16, generator), 0.8, generator)
+        save_picture(square(to_uint8(x, bits_of(model))), path)
 
 
 def table(rows: list[dict[str, float]]) -> str:
@@ -366,11 +370,11 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
         raise UserError(
             f"--data: this model normalises over a batch; expected 2 training samples or more, found {len(data)}"
         )
-    if settings.aggressive and not known(model):
+    if settings.aggressive and not gaussian_posterior(model, data):
         raise UserError(
             "--train.aggressive: needs a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
         )
-    if settings.free_nats_each and not model.gaussian:
+    if settings.free_nats_each and not closed_form(model, data):
         raise UserError(
             "--train.free_nats_each: needs a Gaussian posterior and prior, whose rate has a part a dimension"
         )
@@ -379,6 +383,14 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
             raise UserError(f"--train.{name}: is for models with a latent, whose rate it weighs; found one without")
     if settings.compile and data.vocabulary:
         raise UserError("--train.compile: expected images or rows of numbers; sentences have many lengths")
+
+
+def closed_form(model: LatentModel, data: Samples) -> bool:
+    """Whether the rate is known in closed form: of a Gaussian posterior and prior."""
+    x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
+    with torch.no_grad():
+        found = copy.deepcopy(model).eval()(x, y).kl is not None
+    return found
 
 
 def train(
@@ -406,7 +418,7 @@ def train(
         x, y = next(batches(model, data.take(first), n))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(settings.seed, 2))
-            fit_actnorms(model, x, y)
+            initialize(model, x, y)
     keep_freed_memory()
     set_reversible(model, settings.reversible)
     training = Training(model, settings, data)

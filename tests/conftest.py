@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from fvae.nets.products import Conv2d, CouplingNet
+from fvae.conditioners.base import parameters_of
 from fvae.recipes import RECIPES
+from fvae.renamed import renamed
+from fvae.transforms import Affine
 
 TEXT = ("text_vae", "language_model")
 SEEN = [name for name in RECIPES if name not in TEXT]  # recipes of images and rows
@@ -67,44 +68,17 @@ def cut(path: Path) -> Path:
     return path
 
 
-class Louder(Conv2d):
-    """A convolution of someone's own."""
+class MeanStd(nn.Module):
+    """A conditioner of a network's two outputs: (mean, bound tanh(s / bound)), as a pair."""
 
-    def forward(self, x):
-        return 2 * super().forward(x)
+    def __init__(self, net: nn.Module, bound: float = 3.0):
+        super().__init__()
+        self.net, self.transform = net, Affine(bound)
 
-
-class Halved(CouplingNet):
-    """A network of someone's own."""
-
-    def forward(self, x):
-        return super().forward(x) / 2
+    def forward(self, *cond):
+        return parameters_of(self.net, self.transform, *cond)
 
 
-def middle(net: CouplingNet, kind: type[Conv2d], size: int, bias: bool = True) -> None:
-    """Put another convolution in the middle."""
-    n = net[0].out_channels
-    net[1] = perturb(kind(n, n, size, bias=bias, relu=True))
-
-
-def reclass(net: CouplingNet) -> None:
-    net.__class__ = Halved
-
-
-EDITS: dict[str, Callable[[CouplingNet], object]] = {  # what someone may do to a coupling's network
-    "a layer more": lambda net: net.append(nn.Tanh()),
-    "another layer": lambda net: net.__setitem__(1, nn.Tanh()),
-    "another class": reclass,
-    "a layer of another class": lambda net: middle(net, Louder, 1),
-    "a larger kernel": lambda net: middle(net, Conv2d, 3),
-    "no bias": lambda net: middle(net, Conv2d, 1, bias=False),
-    "no ReLU": lambda net: setattr(net[0], "relu", False),
-    "a ReLU more": lambda net: setattr(net[2], "relu", True),
-    "weight norm": lambda net: [nn.utils.parametrizations.weight_norm(layer) for layer in net],
-    "a hook before": lambda net: net.register_forward_pre_hook(lambda net, args: (args[0].sin(),)),
-    "a hook after": lambda net: net.register_forward_hook(lambda net, args, z: z.sin()),
-    "a hook before a layer": lambda net: net[1].register_forward_pre_hook(lambda layer, args: (args[0].sin(),)),
-    "a hook after a layer": lambda net: net[1].register_forward_hook(lambda layer, args, z: z.sin()),
-    "a hook on gradients": lambda net: net[1].register_full_backward_hook(lambda layer, din, dout: (2 * din[0],)),
-    "a hook before gradients": lambda net: net[1].register_full_backward_pre_hook(lambda layer, dz: (2 * dz[0],)),
-}
+def flat(recipe: str):
+    """A recipe by the flat settings that it had before it had parts, which ``fvae.renamed`` knows."""
+    return lambda shape, **settings: RECIPES[recipe](shape, **renamed(recipe, settings))

@@ -9,16 +9,16 @@ from conftest import perturb
 from plain import plain
 from torch import Tensor, nn
 
-from fvae.atoms import log_normal
-from fvae.bound import LatentModel
-from fvae.flows import ActNorm, Coupling, InvertibleConv, Steps, set_reversible
-from fvae.nets.conv import coupling_net
-from fvae.params import Split
-from fvae.recipes import RECIPES
+from fvae.density import log_normal
+from fvae.flows import ActNorm, Coupling, InvertibleConv
+from fvae.flows.fused import CouplingNet, FusedSteps, set_reversible
+from fvae.model import LatentModel
+from fvae.recipes import RECIPES, Glow, Squeezing
+from fvae.transforms import Affine, Transform
 
 SMALL = {  # of one channel, affine couplings are by hand in the first level, and layer by layer in the second
-    "glow": {"levels": 2, "depth": 2, "width": 32},
-    "f_vae": {"squeezes": 1, "blocks": 1, "hidden": 8, "levels": 2, "depth": 2, "width": 32},
+    "glow": {},
+    "f_vae": {"coder": Squeezing(hidden=8)},
 }
 BY_HAND, BY_LAYER = 8, 2  # times that a network is wider than what leaves it, to run so on few values
 every_way = pytest.mark.parametrize("times", [BY_HAND, BY_LAYER], ids=["by hand", "layer by layer"])
@@ -27,17 +27,18 @@ every_way = pytest.mark.parametrize("times", [BY_HAND, BY_LAYER], ids=["by hand"
 def together(
     k: int,
     shape: tuple[int, ...],
-    params: Callable[[int, int], nn.Module] | None = None,
+    conditioner: Callable[[int, int], nn.Module] | None = None,
     mixing: Callable[[int], nn.Module] = InvertibleConv,
     times: int = BY_HAND,
-) -> Steps:
-    """k perturbed steps; ``params(keep, moved)`` is a coupling's, by default affine of nets ``times`` as wide."""
+    transform: Transform | None = None,
+) -> FusedSteps:
+    """k perturbed steps; ``conditioner(keep, moved)`` is a coupling's, by default affine of nets ``times`` as wide."""
     c = shape[0]
     keep, moved = c // 2, c - c // 2
-    make = params or (lambda keep, moved: Split(coupling_net(keep, 2 * moved, times * 2 * moved)))
-    return perturb(
-        Steps(*(f for _ in range(k) for f in (ActNorm(shape), mixing(c), Coupling(make(keep, moved), keep))))
-    )
+    make = conditioner or (lambda keep, moved: CouplingNet(keep, 2 * moved, times * 2 * moved))
+    transform = transform or Affine(bound=3.0)
+    steps = ((ActNorm(shape), mixing(c), Coupling(make(keep, moved), keep, transform)) for _ in range(k))
+    return perturb(FusedSteps(*(f for step in steps for f in step)))
 
 
 def density(flow: nn.Module, x: Tensor, cond=None) -> Tensor:
@@ -65,6 +66,23 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
+class Halved(CouplingNet):
+    """A network of someone's own."""
+
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+EDITS: dict[str, Callable[[CouplingNet], object]] = {  # what someone may do to a coupling's network
+    "another class": lambda net: setattr(net, "__class__", Halved),
+    "weight norm": lambda net: [nn.utils.parametrizations.weight_norm(net, f"weight_{i}") for i in (1, 2, 3)],
+    "a hook before": lambda net: net.register_forward_pre_hook(lambda net, args: (args[0].sin(),)),
+    "a hook after": lambda net: net.register_forward_hook(lambda net, args, z: z.sin()),
+    "a hook on gradients": lambda net: net.register_full_backward_hook(lambda net, din, dout: (2 * din[0],)),
+    "a hook before gradients": lambda net: net.register_full_backward_pre_hook(lambda net, dz: (2 * dz[0],)),
+}
+
+
 every_recipe = pytest.mark.parametrize(
     ("name", "coupling", "mixing"),
     list(itertools.product(SMALL, ("affine", "additive"), ("conv", "shuffle", "reverse"))),
@@ -73,7 +91,8 @@ every_recipe = pytest.mark.parametrize(
 
 def made(name: str, coupling: str, mixing: str, shape=(1, 8, 12), n=5) -> tuple[LatentModel, Tensor, Tensor]:
     """A perturbed model, n images and noise."""
-    model = perturb(RECIPES[name](shape, **SMALL[name], coupling=coupling, mixing=mixing), 0.1)
+    flow = Glow(levels=2, depth=2, width=32, coupling=coupling, mixing=mixing)
+    model = perturb(RECIPES[name](shape, **SMALL[name], flow=flow), 0.1)
     x = torch.randint(256, (n, *shape)).to(torch.get_default_dtype())
     return model, x, model.noise(n)
 

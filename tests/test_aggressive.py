@@ -4,7 +4,7 @@ import pytest
 from test_text import made
 
 from fvae.aggressive import MOST, WINDOW, Turns
-from fvae.bound import LatentModel
+from fvae.model import LatentModel
 
 
 def turns(losses: list[float], told: Turns | None = None) -> str:

@@ -13,11 +13,12 @@ from fvae.checkpoint import check_checkpoint, load, save
 from fvae.errors import UserError
 from fvae.recipes import RECIPES, f_vae, glow, vae
 
+FLOW = {"levels": 1, "depth": 1, "width": 8}
 SMALL = {
-    "glow": {"levels": 1, "depth": 1, "width": 8},
-    "vae": {"levels": 1, "width": 8, "latent": 4},
-    "f_vae": {"squeezes": 1, "levels": 1, "depth": 1, "width": 8, "blocks": 1},
-    "f_vae_general": {"squeezes": 1, "levels": 1, "depth": 1, "width": 8, "blocks": 1},
+    "glow": {"flow": FLOW},
+    "vae": {"coder": {"levels": 1, "width": 8, "size": 4}},
+    "f_vae": {"flow": FLOW},
+    "f_vae_general": {"flow": FLOW},
 }
 
 
@@ -55,20 +56,17 @@ CONFIGS = {
     '{"recipe": "glow"}': "config.json: expected a table with format",
 }
 CHANGES = [
-    ("format", 99, "config.json: format 99, written by fvae .*; this is fvae .*, which reads format 2"),
+    ("format", 99, "config.json: format 99, written by fvae .*; this is fvae .*, which reads format 3"),
     ("recipe", "nope", "config.json: unknown recipe 'nope'; known are nice, realnvp, glow"),
     ("recipe", ["glow"], "config.json: unknown recipe"),
     ("shape", "8x8", "config.json: expected a list `shape` and a table `settings`"),
-    (
-        "shape",
-        [8] * 4,
-        r"config.json: glow: shape must be \(channels, height, width\) or \(columns,\); found \(8, 8, 8, 8\)",
-    ),
-    ("shape", [8, 8], "config.json: glow: is for images and rows of numbers; found text: take text_vae"),
-    ("settings", {"width": "8"}, "config.json: glow: width must be a whole number; found '8'"),
-    ("settings", {"widht": 8}, "config.json: glow has no setting 'widht'"),
-    ("settings", {**SMALL["glow"], "depth": 2}, "model.safetensors: lacks prior.* not of the model of .*config.json"),
-    ("settings", {**SMALL["glow"], "width": 4}, r"model.safetensors: .* has shape \(8.*\), .* expects \(4"),
+    ("shape", [8] * 4, r"config.json: glow: shape: expected \(channels, height, width\) or \(columns,\), found \(8, 8"),
+    ("shape", [0], r"config.json: glow: shape.0: input should be greater than or equal to 1, found 0"),
+    ("shape", [8, 8], "config.json: glow: shape: expected .*: text needs a text recipe, as text_vae"),
+    ("settings", {"flow": {"width": "8"}}, "config.json: glow: flow.width: input should be a valid integer, found '8'"),
+    ("settings", {"flow": {"widht": 8}}, "config.json: glow: flow.widht: no such setting"),
+    ("settings", {"flow": {**FLOW, "depth": 2}}, "model.safetensors: lacks prior.* not of the model of .*config.json"),
+    ("settings", {"flow": {**FLOW, "width": 4}}, r"model.safetensors: .* has shape \(8.*\), .* expects \(4"),
 ]
 
 
@@ -132,7 +130,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"last.ckpt: .* not of the model of the run's config.yaml"):
         check_checkpoint(tmp_path / "last.ckpt", f_vae((1, 8, 8), **SMALL["f_vae"]), "0")
     with pytest.raises(UserError, match=r"last.ckpt: .* has shape .*, the model of the run's config.yaml expects"):
-        check_checkpoint(tmp_path / "last.ckpt", vae((1, 8, 8), **{**SMALL["vae"], "latent": 5}), "0")
+        check_checkpoint(tmp_path / "last.ckpt", vae((1, 8, 8), coder={**SMALL["vae"]["coder"], "size": 5}), "0")
 
 
 def test_checkpoint_of_other_data_is_refused(tmp_path):

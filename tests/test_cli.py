@@ -1,10 +1,10 @@
 """The command line: each command does its work, and each mistake is one line that says how to mend it."""
 
 import csv
-import inspect
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,6 +27,7 @@ from fvae.data import load_data
 from fvae.evaluate import bounds
 from fvae.pictures import to_uint8
 from fvae.recipes import RECIPES
+from fvae.runs import flat
 from fvae.settings import DataSettings, TrainSettings
 
 DIGITS = ["--data", "digits"]
@@ -35,10 +36,10 @@ STEPS = [
     *("--train.accelerator", "cpu"),
 ]
 TINY = [
-    *("--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "1", "--model.depth", "1"),
-    *("--model.width", "8", "--model.bits", "4", *STEPS),
+    *("--model.coder.squeezes", "1", "--model.coder.blocks", "1", "--model.flow.levels", "1"),
+    *("--model.flow.depth", "1", "--model.flow.width", "8", "--model.bits", "4", *STEPS),
 ]
-SMALL = ["--model.levels", "1", "--model.latent", "2", "--model.width", "4"]
+SMALL = ["--model.coder.levels", "1", "--model.coder.size", "2", "--model.coder.width", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def home(tmp_path_factory) -> Path:
     assert main(["train", "f_vae", *size, *TINY]) == 0
     write_rows(home)
     for run, recipe, source, settings in (
-        ("rows", "glow", home / "rows.csv", ["--model.depth", "2", "--model.width", "8"]),
+        ("rows", "glow", home / "rows.csv", ["--model.flow.depth", "2", "--model.flow.width", "8"]),
         ("classes", "cvae", "digits", SMALL),
         ("both", "cvae", home / "both.csv", [*SMALL, "--model.classes", "2"]),
     ):
@@ -175,10 +176,30 @@ def test_config_of_a_run_trains_it_again_bit_for_bit(home, fvae, tmp_path):
 
 
 def test_flags_override_the_settings_file(fvae, tmp_path):
-    found = fvae("train", "--config", "run/config.yaml", "--train.steps=2", "--model.depth", 2, "--out", "OUT/r")
+    found = fvae("train", "--config", "run/config.yaml", "--train.steps=2", "--model.flow.depth", 2, "--out", "OUT/r")
     assert found.status == 0
     content = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
-    assert (content["train"]["steps"], content["model"]["depth"], content["train"]["every"]) == (2, 2, 2)
+    assert (content["train"]["steps"], content["model"]["flow"]["depth"], content["train"]["every"]) == (2, 2, 2)
+
+
+def test_a_flag_of_before_is_accepted_with_its_name_of_today(fvae, tmp_path):
+    small = ["--model.coder.levels", 1, "--model.coder.width", 4, *STEPS]
+    found = fvae("train", "vae", *DIGITS, "--out", "OUT/r", *small, "--model.latent", 3, "--model.bins=quantised")
+    assert found.status == 0
+    now = ["fvae: --model.latent is now --model.coder.size", "fvae: --model.bins is now --model.decoder.likelihood"]
+    assert found.err.splitlines()[:2] == now
+    model = yaml.safe_load((tmp_path / "r/config.yaml").read_text())["model"]
+    assert (model["coder"]["size"], model["decoder"]["likelihood"]) == (3, "discretized")
+
+
+def test_a_flag_chooses_the_kind_of_a_part(fvae, tmp_path):
+    nice = ["--model.flow", "nice", "--model.flow.depth", 3, "--model.flow.width", 8]
+    found = fvae("train", "f_vae", *DIGITS, "--out", "OUT/r", *nice, *STEPS)
+    assert found.status == 0 and "is now" not in found.err
+    flow = yaml.safe_load((tmp_path / "r/config.yaml").read_text())["model"]["flow"]
+    assert (
+        flow == {"kind": "nice", "depth": 3, "width": 8, "hidden": 4} == load(tmp_path / "r").config["settings"]["flow"]
+    )
 
 
 def test_resume_goes_on(fvae, home, tmp_path):
@@ -195,7 +216,7 @@ def test_columns_without_a_density_are_told(fvae, tmp_path):
     """A column of whole numbers trains, with a warning that names it; others have none."""
     rows = [f"{a},{i % 7}" for i, a in enumerate(np.random.default_rng(0).normal(size=60))]
     (tmp_path / "mixed.csv").write_text("\n".join(["a,count", *rows]) + "\n")
-    small = ["--model.depth", 1, "--model.width", 4, *STEPS]
+    small = ["--model.flow.depth", 1, "--model.flow.width", 4, *STEPS]
     found = fvae("train", "realnvp", "--data", "OUT/mixed.csv", "--out", "OUT/r", *small)
     assert found.status == 0 and found.err.startswith("warning: count: whole numbers")
     assert "warning" not in fvae("train", "realnvp", "--data", "rows.csv", "--out", "OUT/s", *small).err
@@ -504,10 +525,13 @@ MISTAKES = {
     f"{TRAIN} --train.steps abc": "--train.steps: expected a whole number or null, found abc",
     f"{TRAIN} --train.lr fast": "--train.lr: expected a number, found fast",
     f"{TRAIN} --train.lr": "--train.lr: expected a value",
-    f"{TRAIN} --model.tanh perhaps": "--model.tanh: expected true or false, found perhaps",
-    f"{TRAIN} --model.mixing nope": "--model.mixing: expected one of conv, shuffle, reverse, found nope",
-    f"{TRAIN} --model x": "--model: expected a YAML file, or settings one by one as --model.NAME",
-    f"{TRAIN} --model.bits 9": "bits must be from 1 to 8; found 9",
+    f"{TRAIN} --model.coder.tanh perhaps": "--model.coder.tanh: expected true or false, found perhaps",
+    f"{TRAIN} --model.flow.mixing nope": "--model.flow.mixing: expected one of conv, shuffle, reverse, found nope",
+    f"{TRAIN} --model x": "--model: no such flag of fvae train",
+    f"{TRAIN} --model.bits 9": "--model: f_vae: bits: input should be less than or equal to 8, found 9",
+    f"{TRAIN} --model.flow nix": "--model.flow.kind: invalid choice: 'nix' (choose from",
+    f"{TRAIN} --model.flow.depth 0": "--model: f_vae: flow.depth: input should be greater than or equal to 1, found 0",
+    f"{TRAIN} --model.flow.dpth 1": "--model.flow.dpth: no such flag of fvae train; did you mean --model.flow.depth?",
     f"{TRAIN} --train.steps -1": "--train.steps: expected a number above 0, found -1",
     f"{TRAIN} --train.lr 0": "--train.lr: expected a number above 0, found 0",
     f"{TRAIN} --train.batch_size 9 --train.devices 2": "--train.batch_size: expected a multiple of the 2 devices",
@@ -533,7 +557,7 @@ MISTAKES = {
     f"{TRAIN} --data texts": "--data texts: expected images, found none in 1 files (readme.txt: not an image (.txt))",
     f"{TRAIN} --data file.txt": "--data file.txt: text needs a text recipe",
     f"{TRAIN} --data wide.png": "--data wide.png: one image file is not a data set",
-    f"{TRAIN} --model.squeezes 4": "found 8x8: give smaller numbers there, or --data.size 16",
+    f"{TRAIN} --model.coder.squeezes 4": "found 8x8: give smaller numbers there, or --data.size 16",
     f"{TRAIN} --data.size 9": "found 9x9: give smaller numbers there, or --data.size 10",
     f"{TRAIN} --data.split nope": "--data.split nope: no such split in digits",
     # the place to write to
@@ -556,7 +580,7 @@ MISTAKES = {
     "score run --out empty": "--out empty: expected a name that ends in .csv",
     # going on
     "train --out none --resume": "--resume: none holds no run; name a recipe to begin one",
-    "train --out run --resume --model.depth 2": "--model.depth: run was begun with 1 and can't go on with 2",
+    "train --out run --resume --model.flow.depth 2": "--model.flow.depth: run was begun with 1 and can't go on with 2",
     "train --out run --resume --data images": "--resume: run/checkpoints/last.ckpt was begun with other data than",
     "train --out run --resume --train.seed 1": "--train.seed: run was begun with 0 and can't go on with 1",
     "train glow --out run --resume": "run/config.yaml: is of recipe f_vae, the command says glow",
@@ -594,7 +618,7 @@ MISTAKES = {
     f"train cvae --data rows.csv --out OUT/r {CLASSES}": "--model.classes 10: --data rows.csv: expected labels, found",
     f"train cvae --data digits --out OUT/r {CLASSES} --model.classes 9": "expected labels from 0 to 8, found 0 to 9",
     f"{TRAIN} --model.classes 2": "--model.classes 2: --data digits: expected labels from 0 to 1, found 0 to 9",
-    f"{TRAIN} --model.classes -1": "--model: f_vae: classes must be 0 or more; found -1",
+    f"{TRAIN} --model.classes -1": "--model: f_vae: classes: input should be greater than or equal to 0, found -1",
     "evaluate classes --data images": "images (the test split if it has one, else whole): expected labels, found none",
     "encode both --data rows.csv --out OUT/c.npz": "rows.csv (whole): expected labels, found none",
     "decode classes unlabelled.npz --out OUT/d": "unlabelled.npz: expected `labels` (3,), with which classes was tr",
@@ -774,15 +798,15 @@ def test_help_of_a_recipe_shows_every_setting_with_its_default(fvae, recipe):
     found = fvae("train", recipe, "--help")
     text = " ".join(found.out.split())
     assert (RECIPES[recipe].__doc__ or "").splitlines()[0].rstrip(".") in text  # with its source
-    model = dict(list(inspect.signature(RECIPES[recipe].__wrapped__).parameters.items())[1:])
     groups = {
-        "model": {name: p.default for name, p in model.items()},
+        "model": flat(RECIPES[recipe].settings().model_dump()),
         "data": vars(DataSettings()),
         "train": vars(TrainSettings()),
     }
     for group, defaults in groups.items():
         for name, default in defaults.items():
-            entry = text.rpartition(f"--{group}.{name} ")[2].split(" --")[0]
+            entry = text.rpartition(f"--{group}.{name} ")[2]
+            entry = re.split(r" --\S+ [A-Z{]", entry)[0]
             assert len(entry.split()) >= 3, f"{group}.{name} has no text"
             assert default in (None, "") or f"default: {default})" in entry
 

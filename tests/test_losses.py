@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fvae.recipes import RECIPES
+from fvae.renamed import renamed
 
 GENERATOR = torch.Generator()
 
@@ -746,7 +747,7 @@ def test_figures_on_fixed_weights(recipe, shape, settings, parameters, expected)
     """As many parameters, and the same rate, distortion, codes and reconstructions, as recorded."""
     with fixed_permutations():
         torch.manual_seed(0)
-        model = RECIPES[recipe](shape, **settings)
+        model = RECIPES[recipe](shape, **renamed(recipe, settings))
     assert sum(p.numel() for p in model.parameters()) == parameters
     for module in model.modules():
         if isinstance(module, nn.Dropout):

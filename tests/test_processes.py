@@ -16,13 +16,13 @@ from test_text import TABLE as TEXT
 from test_text import made, sentences
 from torch.nn.parallel import DistributedDataParallel
 
-from fvae.bound import LatentModel, some_labels
+from fvae.model import LatentModel
 
 Batch = list[torch.Tensor | None]
 ROWS = {key: (lambda row=row: moved(*row), {}) for key, row in TABLE.items()}
 ROWS |= {f"text, {key}": (lambda extra=extra: made(0.05, **extra), {}) for key, extra in TEXT.items()}
-ROWS["text, free nats"] = lambda: made(0.3, posterior="gaussian"), {"free": 0.6}  # between the rates of the halves
-ROWS["text, free nats each"] = lambda: made(0.3, posterior="gaussian"), {"free_each": 0.05}
+ROWS["text, free nats"] = lambda: made(0.3, posterior="gaussian"), {"free_nats": 0.6}  # between the rates of the halves
+ROWS["text, free nats each"] = lambda: made(0.3, posterior="gaussian"), {"free_nats_per_dim": 0.05}
 
 
 def given(key: str) -> tuple[LatentModel, list[Batch]]:
@@ -30,7 +30,7 @@ def given(key: str) -> tuple[LatentModel, list[Batch]]:
     torch.manual_seed(0)
     model = ROWS[key][0]().double().train()
     if len(model.shape) == 2:
-        return model, [[sentences(12), some_labels(model, 12), model.noise(12)] for _ in range(2)]
+        return model, [[sentences(12), model.draw_labels(12), model.noise(12)] for _ in range(2)]
     given = [list(batch(model, 12).values()) for _ in range(2)]
     return model, [[x.double(), y, u] for x, y, u in given]
 
@@ -43,8 +43,8 @@ def two_steps(key: str, model: LatentModel, call: Callable, batches: list[Batch]
         loss = call(x, y, u).loss(**ROWS[key][1])
         loss.backward()
         gradients = {key: p.grad.clone() for key, p in model.named_parameters()}
-        seen = {key: a.clone() for key, a in model.state_dict().items() if "seen" in key}
-        found.append({"loss": loss.detach(), **gradients, **seen})
+        running = {key: a.clone() for key, a in model.state_dict().items() if "running" in key}
+        found.append({"loss": loss.detach(), **gradients, **running})
         size = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
         with torch.no_grad():
             for p in model.parameters():
@@ -94,7 +94,7 @@ def test_two_processes_compute_what_one_does(pair, key):
     first, second = (found[key] for found in pair)
     model, batches = given(key)
     for one, a, b in zip(two_steps(key, model, model, batches), first, second, strict=True):
-        assert any("seen" in k for k in one) == has_statistics(model)
+        assert any("running" in k for k in one) == has_statistics(model)
         assert (a["loss"] - b["loss"]).abs() > 1e-3  # of other samples
         a["loss"] = b["loss"] = (a["loss"] + b["loss"]) / 2
         largest = max(value.abs().max().item() for value in one.values() if value.numel())

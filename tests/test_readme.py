@@ -26,7 +26,7 @@ def test_python_runs(tmp_path, monkeypatch):
     from fvae import save
 
     monkeypatch.chdir(tmp_path)
-    save(glow((1, 8, 8), levels=1, depth=1, width=8), tmp_path / "runs/demo")
+    save(glow((1, 8, 8), flow={"levels": 1, "depth": 1, "width": 8}), tmp_path / "runs/demo")
     exec(compile(python(README), "README.md", "exec"), {})
 
 
@@ -35,7 +35,7 @@ def test_python_of_text_runs(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     vocabulary = Vocabulary.built(["he likes red wine"], "word", 20, 8)
-    model = text_vae(vocabulary.shape, embedding=8, hidden=8).eval()
+    model = text_vae(vocabulary.shape, encoder={"hidden": 8}, decoder={"hidden": 8}).eval()
     model.config["vocabulary"] = vocabulary.digest
     save(model, tmp_path / "runs/text")
     (tmp_path / "runs/text/tokenizer.json").write_text(vocabulary.text)
@@ -65,5 +65,5 @@ def test_commands_parse(line, monkeypatch):
 
 def test_every_command_and_recipe_is_named():
     named = {line.split()[1] for line in SHELL}
-    assert COMMANDS.keys() - named <= {"decode", "demo"}  # in the text, and behind make demo
+    assert COMMANDS.keys() - named <= {"convert", "decode", "demo"}  # in the text, and behind make demo
     assert all(f"`{name}`" in README for name in RECIPES)

@@ -22,7 +22,8 @@ from fvae.data import load_data
 from fvae.data.texts import Vocabulary
 from fvae.information import Information
 
-TINY = ["--model.latent", "3", "--model.embedding", "8", "--model.hidden", "12", "--model.dropout", "0"]
+LM = ["--model.decoder.embedding", "8", "--model.decoder.hidden", "12", "--model.decoder.dropout", "0"]
+TINY = ["--model.latent", "3", "--model.encoder.embedding", "8", "--model.encoder.hidden", "12", *LM]
 STEPS = ["--train.steps", "6", "--train.every", "3", "--train.batch_size", "8", "--train.accelerator", "cpu"]
 FLAGS = [*TINY, *STEPS, "--data.held_out", "0.3"]
 
@@ -39,10 +40,10 @@ def home(tmp_path_factory) -> Path:
     assert main(["train", "text_vae", *source, *labels, "--out", str(home / "labelled"), *FLAGS]) == 0
     characters = ["--data.tokens", "character"]
     assert main(["train", "text_vae", *source, *characters, "--out", str(home / "characters"), *FLAGS]) == 0
-    assert main(["train", "language_model", *source, "--out", str(home / "lm"), *TINY[2:], *STEPS]) == 0
+    assert main(["train", "language_model", *source, "--out", str(home / "lm"), *LM, *STEPS]) == 0
     write(home / "two.txt", LINES[:2])
     np.savez(home / "c.npz", codes=np.zeros((2, 0), dtype=np.float32))
-    digits = ["--model.levels", "1", "--model.latent", "2", "--model.width", "4", *STEPS]
+    digits = ["--model.coder.levels", "1", "--model.coder.size", "2", "--model.coder.width", "4", *STEPS]
     assert main(["train", "vae", "--data", "digits", "--out", str(home / "digits"), *digits]) == 0
     return home
 
@@ -127,7 +128,7 @@ def test_sentences_come_back_between_and_as_codes(fvae, tmp_path):
 
 def test_it_goes_on_where_it_was(home, tmp_path, fvae):
     """Six steps and six more are twelve, bit for bit, word dropout and annealing included."""
-    noisy = ["--model.word_dropout", "0.3", "--model.dropout", "0.5", "--train.anneal", "cyclical"]
+    noisy = ["--model.decoder.word_dropout", "0.3", "--model.decoder.dropout", "0.5", "--train.anneal", "cyclical"]
     noisy = [*FLAGS, *noisy, "--train.anneal_steps", "4"]
     source = ["--data", "HOME/cats.txt"]
     for name, steps in (("once", [12]), ("twice", [6, 12])):

@@ -11,11 +11,12 @@ from stepping import SMALL, check_gradients, density, difference, every_recipe, 
 from test_flows import Net
 from torch import Tensor, nn
 
-from fvae.bound import LatentModel, fit_actnorms
-from fvae.flows import ActNorm, Chain, Coupling, InvertibleConv, Squeeze, Steps, one_by_one, set_reversible, shuffle
-from fvae.flows import steps as steps_module
-from fvae.params import Split
+from fvae.flows import ActNorm, Chain, Coupling, InvertibleConv, Squeeze, shuffle
+from fvae.flows.fused import FusedSteps, one_by_one, set_reversible
+from fvae.flows.fused import steps as steps_module
+from fvae.model import LatentModel
 from fvae.recipes import RECIPES
+from fvae.statistics import initialize
 
 
 @every_recipe
@@ -62,7 +63,7 @@ class PerChannel(nn.Module):
 
 @pytest.mark.parametrize("shape", [(5, 3, 3), (5, 3, 4), (5,)], ids=["square", "oblong", "vectors"])
 def test_couplings_may_broadcast(shape, float64):
-    """A coupling's log_std may be one a channel, (C, 1, 1), as that of ``Learned`` is."""
+    """A coupling's log_std may be one a channel, (C, 1, 1), as that of ``Constant`` is."""
     flow = together(2, shape, lambda keep, moved: PerChannel(keep, moved, *(1 for _ in shape[1:])))
     x = torch.randn(3, *shape)
     with one_by_one(flow):
@@ -76,7 +77,7 @@ def test_couplings_may_broadcast(shape, float64):
 @pytest.mark.parametrize(
     ("flows", "found"),
     [
-        ([], "found $"),
+        ([], "found none$"),
         ([ActNorm((4,)), InvertibleConv(4)], "found ActNorm, InvertibleConv$"),
         ([ActNorm((4,)), Squeeze(2), Coupling(nn.Identity(), 2)], "found ActNorm, Squeeze, Coupling$"),
         ([InvertibleConv(4), ActNorm((4,)), Coupling(nn.Identity(), 2)], "found InvertibleConv, ActNorm, Coupling$"),
@@ -94,12 +95,12 @@ def test_couplings_may_broadcast(shape, float64):
 def test_other_patterns_are_refused(flows, found):
     """A ValueError says what the pattern is and what was found."""
     with pytest.raises(ValueError, match=f"ActNorm, InvertibleConv or Permute, Coupling.*{found}"):
-        Steps(*flows)
+        FusedSteps(*flows)
 
 
 def test_one_by_one_ends():
     """Inside, each flow's own forward runs; once it ends, by an exception too, none does; one within another stays."""
-    flow, x = together(2, (4,), lambda keep, moved: Split(Net(keep, 2 * moved))), torch.randn(3, 4)
+    flow, x = together(2, (4,), lambda keep, moved: Net(keep, 2 * moved)), torch.randn(3, 4)
     seen: list[nn.Module] = []
     for part in flow.flows:
         part.register_forward_hook(lambda part, *_: seen.append(part))
@@ -118,13 +119,13 @@ def test_one_by_one_ends():
 @pytest.mark.parametrize(("name", "mixing"), list(itertools.product(SMALL, ("conv", "shuffle"))))
 @torch.no_grad()
 def test_actnorms_of_steps_are_fitted_one_after_the_other(name, mixing, float64):
-    """After fit_actnorms each actnorm's output on that batch is whitened, those after others that were set included."""
+    """After initialize each actnorm's output on that batch is whitened, those after others that were set included."""
     model, _, _ = made(name, "affine", mixing)
     set_reversible(model)
     x, u = torch.randint(256, (64, 1, 8, 12)).double(), model.noise(64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "noise", lambda n: u)
-        fit_actnorms(model, x)
+        initialize(model, x)
     outputs: list[Tensor] = []
     for m in model.modules():
         if isinstance(m, ActNorm):
@@ -155,7 +156,8 @@ def edit_in_place(model: LatentModel, x: Tensor) -> None:
 
 
 def edit_one_number(model: LatentModel, x: Tensor) -> None:
-    next(m for m in model.modules() if isinstance(m, Steps)).flows[-3].params.mean.data[1].add_(0.5)  # of the last step
+    steps = next(m for m in model.modules() if isinstance(m, FusedSteps))
+    steps.flows[-3].constant.mean.data[1].add_(0.5)  # of the last step
 
 
 def another_tensor(model: LatentModel, x: Tensor) -> None:
@@ -164,10 +166,10 @@ def another_tensor(model: LatentModel, x: Tensor) -> None:
 
 
 def take_a_step(model: LatentModel, x: Tensor) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     with torch.enable_grad():
         model(x).loss().backward()
-    optimiser.step()
+    optimizer.step()
 
 
 def load_another(model: LatentModel, x: Tensor) -> None:
@@ -177,7 +179,7 @@ def load_another(model: LatentModel, x: Tensor) -> None:
 
 
 def refit(model: LatentModel, x: Tensor) -> None:
-    fit_actnorms(model, x[:2])
+    initialize(model, x[:2])
 
 
 def widen(model: LatentModel, x: Tensor) -> None:

@@ -6,19 +6,22 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import perturb
+from conftest import flat, perturb
 from torch import Tensor, nn
 
-from fvae.bound import LatentModel, Terms, fit_actnorms, fit_statistics, importance_bound, some_labels
 from fvae.data.samples import Samples
+from fvae.decoders.language import choose
 from fvae.errors import UserError
-from fvae.evaluate import bounds
-from fvae.information import another, information, known, mutual_information
-from fvae.nets.text import BOS, EOS, PAD, UNK
-from fvae.recipes import language_model, text_vae, vae
+from fvae.evaluate import bounds, gaussian_posterior
+from fvae.information import another, information, mutual_information
+from fvae.model import LatentModel, Terms, importance_bound
+from fvae.networks.text import BOS, EOS, PAD, UNK
+from fvae.recipes import RECIPES
 from fvae.settings import TrainSettings
-from fvae.tokens import choose
+from fvae.statistics import fit_statistics, initialize
 from fvae.train import parameter_groups, weight
+
+language_model, text_vae, vae = map(flat, ("language_model", "text_vae", "vae"))
 
 SHAPE = (9, 12)  # eight tokens and the end, of twelve
 SMALL = {"latent": 4, "embedding": 8, "hidden": 16, "layers": 2, "heads": 2, "flow_depth": 2, "flow_width": 8}
@@ -67,8 +70,8 @@ def each(terms: Terms) -> Tensor:
 def test_forty_steps_lower_the_loss(extra):
     """By a fifth at least, in training and, with the batch's statistics, in evaluation."""
     model = made(**extra)
-    x, y = sentences(32), some_labels(model, 32)
-    fit_actnorms(model, x, y)
+    x, y = sentences(32), model.draw_labels(32)
+    initialize(model, x, y)
     before = model(x, y).loss().item()
     optimiser = torch.optim.Adam(parameter_groups(model, 1e-2, 0.0))
     for _ in range(40):
@@ -82,13 +85,13 @@ def test_forty_steps_lower_the_loss(extra):
 
 @pytest.mark.parametrize("posterior", ["one-sided", "two-sided"])
 @pytest.mark.parametrize("classes", [0, 3])
-def test_a_flow_as_the_prior_leaves_normalised_means_alone(posterior, classes):
+def test_a_flow_as_the_prior_leaves_normalized_means_alone(posterior, classes):
     """The flow's own means, and those of its classes, are in its codes: the posterior knows nothing of them."""
     model, x = made(0.3, posterior=posterior, prior="flow", classes=classes), sentences(32)
-    y = some_labels(model, 32)
-    before = model.posterior.params(model.given(x, y))
+    y = model.draw_labels(32)
+    before = model.posterior.conditioner(model.condition(x, y))
     perturb(model.prior, 1.0)
-    for a, b in zip(before, model.posterior.params(model.given(x, y)), strict=True):
+    for a, b in zip(before, model.posterior.conditioner(model.condition(x, y)), strict=True):
         assert torch.equal(a, b)
 
 
@@ -96,7 +99,7 @@ def test_a_flow_as_the_prior_leaves_normalised_means_alone(posterior, classes):
 def test_every_parameter_has_a_gradient(extra):
     model = made(0.1, **extra)
     x = sentences(8)
-    model(x, some_labels(model, 8)).loss().backward()
+    model(x, model.draw_labels(8)).loss().backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and (p.grad.any() or not p.numel()), name
 
@@ -105,7 +108,7 @@ def test_every_parameter_has_a_gradient(extra):
 def test_the_bound_is_the_mean_of_its_samples(extra, float64):
     """A rate in closed form is the mean of the sampled ones, and its parts by dimension add up to it."""
     model = made(0.1, **extra).eval()
-    x, y = sentences(3), some_labels(model, 3)
+    x, y = sentences(3), model.draw_labels(3)
     terms = model(x, y, model.noise(3))
     assert (terms.kl is not None) == (extra.get("prior") != "flow")
     if terms.kl is None:
@@ -119,7 +122,7 @@ def test_the_bound_is_the_mean_of_its_samples(extra, float64):
 def test_padding_and_neighbours_change_nothing(extra, float64):
     """A sentence alone, among others, or with more padding has the same terms."""
     model = made(0.1, **extra).eval()
-    x, y = sentences(5), some_labels(model, 5)
+    x, y = sentences(5), model.draw_labels(5)
     u = model.noise(5)
     together = each(model(x, y, u))
     for i, row in enumerate(x):
@@ -279,19 +282,20 @@ def test_the_rate_has_its_floor(settings):
 
 
 def test_free_nats_are_free():
-    """max(rate, free) and sum_j max(kl_j, free_each), with no gradient below; and beta's weight."""
+    """max(rate, free_nats) and sum_j max(kl_j, free_nats_per_dim), with no gradient below; and beta's weight."""
     kl = torch.tensor([[0.1, 2.0], [0.3, 4.0]], requires_grad=True)
     zero = torch.zeros(2)
     terms = Terms(kl.sum(1), zero, torch.tensor([-1.0, -3.0]), zero, kl)
     assert terms.loss().item() == pytest.approx(2 + 3.2)
     assert terms.loss(beta=0.5).item() == pytest.approx(2 + 1.6)
-    assert terms.loss(free=5.0).item() == pytest.approx(2 + 5) and terms.loss(free=3.0).item() == pytest.approx(5.2)
-    assert terms.loss(free_each=0.5).item() == pytest.approx(2 + 0.5 + 3)
-    slope = torch.autograd.grad(terms.loss(free_each=0.5), kl)[0]
+    assert terms.loss(free_nats=5.0).item() == pytest.approx(2 + 5)
+    assert terms.loss(free_nats=3.0).item() == pytest.approx(5.2)
+    assert terms.loss(free_nats_per_dim=0.5).item() == pytest.approx(2 + 0.5 + 3)
+    slope = torch.autograd.grad(terms.loss(free_nats_per_dim=0.5), kl)[0]
     assert torch.equal(slope, torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
-    assert not torch.autograd.grad(terms.loss(free=5.0), kl)[0].any()
-    with pytest.raises(ValueError, match="free_each: expected a Gaussian posterior and prior"):
-        terms._replace(kl=None).loss(free_each=0.5)
+    assert not torch.autograd.grad(terms.loss(free_nats=5.0), kl)[0].any()
+    with pytest.raises(ValueError, match="free_nats_per_dim: expected a Gaussian posterior and prior"):
+        terms._replace(kl=None).loss(free_nats_per_dim=0.5)
 
 
 def test_the_rates_weight_rises():
@@ -341,9 +345,9 @@ def test_information_is_none_or_all():
     model = made(0.3).eval()
     first = torch.arange(40) % 2 + 4
     x = torch.stack([first, torch.full((40,), EOS)], 1)
-    model.posterior.params = Told(0.0)
+    model.posterior.conditioner = Told(0.0)
     assert information(model, words(x)).mutual_information == pytest.approx(0, abs=1e-5)
-    model.posterior.params = Told(100.0)
+    model.posterior.conditioner = Told(100.0)
     found = information(model, words(x), batch_size=7)
     assert found.mutual_information == pytest.approx(math.log(2), abs=1e-5)
     assert (found.active_units, found.units) == (4, 4)
@@ -353,7 +357,7 @@ def test_units_are_active_whose_mean_varies():
     """By more than 0.01: of variances 0, 0.005, 0.02 and 1 two do."""
     model = made(0.3).eval()
     x = torch.stack([torch.arange(40) % 2 + 4, torch.full((40,), EOS)], 1)  # whose first token has variance 1/4
-    model.posterior.params = Told([0.0, 0.02**0.5, 0.08**0.5, 2.0])
+    model.posterior.conditioner = Told([0.0, 0.02**0.5, 0.08**0.5, 2.0])
     assert information(model, words(x)).active_units == 2
 
 
@@ -362,7 +366,7 @@ def test_the_gap_is_what_another_ones_z_costs():
     x = torch.stack([torch.arange(2000) % 2 + 4, torch.full((2000,), EOS)], 1)
     for apart in (0.0, 3.0):
         model = made().eval()
-        model.posterior.params = told = Told(apart)
+        model.posterior.conditioner = told = Told(apart)
         model.decoder.forward = lambda x, z, told=told: -0.5 * (z - told(x)[0]).square().sum(1)
         assert information(model, words(x)).shuffled_gap == pytest.approx(apart**2, abs=0.5)  # 4 dimensions, half apart
 
@@ -403,7 +407,7 @@ def test_information_does_not_depend_on_units(float64):
         torch.manual_seed(0)
         x = torch.randn(60, 3)
         model = perturb(vae((3,), latent=2, width=8), 0.3)
-        model.scale.fit(x * scale)
+        model.preprocess.fit(x * scale)
         found.append(information(model.eval(), Samples((x * scale).numpy(), [""] * 60)))
     assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0].shuffled_gap != 0
 
@@ -446,7 +450,7 @@ def test_the_importance_bound_wants_samples():
         x = sentences(5)
         importance_bound(model.eval()(x, sampled=True) for _ in range(3))
         if not fine:
-            with pytest.raises(ValueError, match=r"expected terms of model\(x, sampled=True\), found a rate"):
+            with pytest.raises(ValueError, match=r"terms: expected those of model\(x, sampled=True\), found a rate"):
                 importance_bound(model(x) for _ in range(3))
         else:
             importance_bound(model(x) for _ in range(3))
@@ -461,32 +465,34 @@ def test_a_language_model_is_one_without_a_latent(decoder, float64):
     assert not terms.rate.any() and model.encode(x).shape == (6, 0)
     torch.testing.assert_close(terms.log_x, by_steps(model, x, torch.zeros(6, 0)), rtol=1e-10, atol=1e-10)
     assert model.sample(3).shape[0] == 3
-    assert not known(model) and known(made())
-
-
-EXPECTED = r"text_vae: is for text, shape \(longest, of 2 tokens or more, vocabulary of 5 or more\); "
+    assert not gaussian_posterior(model, words(x)) and gaussian_posterior(made(), words(x))
 
 
 def test_settings_that_do_not_fit_are_refused():
     for shape, settings, message in (
-        ((1, 8, 8), {}, EXPECTED + r"found shape \(1, 8, 8\)"),
-        ((8,), {}, r"text_vae: is for text"),
-        ((9, 4), {}, r"text_vae: is for text"),
-        ((1, 12), {}, EXPECTED + r"found shape \(1, 12\)"),
-        (SHAPE, {"hidden": 0}, "text_vae: hidden must be above 0; found 0"),
-        (SHAPE, {"decoder": "gru"}, "text_vae: decoder must be one of lstm, transformer; found 'gru'"),
-        (SHAPE, {"posterior": "none"}, "text_vae: posterior must be one of"),
-        (SHAPE, {"dropout": 1.0}, "text_vae: dropout must be 0 or more and below 1; found 1"),
-        (SHAPE, {"word_dropout": -0.1}, "text_vae: word_dropout must be 0 or more and below 1; found -0.1"),
+        ((1, 8, 8), {}, r"shape: expected text, \(max_length \+ 1, vocabulary size\), found \(1, 8, 8\)$"),
+        ((8,), {}, r"shape: expected text, .* found \(8,\)$"),
+        ((9, 4), {}, "shape.1: input should be greater than or equal to 5, found 4$"),
+        ((1, 12), {}, "shape.0: input should be greater than or equal to 2, found 1$"),
+        (SHAPE, {"encoder": {"hidden": 0}}, "encoder.hidden: input should be greater than or equal to 1, found 0$"),
+        (SHAPE, {"decoder": {"hidden": 0}}, "decoder.hidden: input should be greater than or equal to 1, found 0$"),
+        (SHAPE, {"decoder": "gru"}, "decoder: expected one of lstm, transformer, found gru$"),
+        (SHAPE, {"posterior": "none"}, "posterior: expected one of gaussian, one-sided, two-sided, noise, found none$"),
+        (SHAPE, {"decoder": {"dropout": 1.0}}, "decoder.dropout: input should be less than 1, found 1.0$"),
         (
             SHAPE,
-            {"decoder": "transformer", "hidden": 10, "heads": 4},
-            "text_vae: hidden must be a multiple of heads, 4",
+            {"decoder": {"word_dropout": -0.1}},
+            "decoder.word_dropout: input should be greater than or equal to 0, found -0.1$",
         ),
-        (SHAPE, {"latent": 1, "prior": "flow"}, "text_vae: prior flow needs latent 2 or more; found 1"),
+        (
+            SHAPE,
+            {"decoder": {"kind": "transformer", "hidden": 10, "heads": 4}},
+            "decoder: hidden: expected a multiple of heads, 4, found 10$",
+        ),
+        (SHAPE, {"latent": 1, "flow": "glow"}, "latent: expected 2 or more for a flow, found 1$"),
     ):
-        with pytest.raises(UserError, match=message):
-            text_vae(shape, **settings)
+        with pytest.raises(UserError, match=f"^text_vae: {message}"):
+            RECIPES["text_vae"](shape, **settings)
 
 
 def test_a_transformer_has_so_many_places():

@@ -9,7 +9,7 @@ import pytest
 from fvae.data import load_data
 from fvae.data.texts import SPECIAL, Vocabulary
 from fvae.errors import UserError
-from fvae.nets.text import BOS, EOS, PAD, UNK
+from fvae.networks.text import BOS, EOS, PAD, UNK
 from fvae.settings import DataSettings
 
 LINES = ["the cat sat on the mat", "a dog sat", "the dog and the cat", "on a mat a cat sat", "the end"]

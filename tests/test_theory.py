@@ -5,37 +5,42 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SEEN, perturb
+from conftest import SEEN, MeanStd, perturb
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
-from fvae.atoms import LOG_2PI, log_normal, total
-from fvae.bound import LatentModel, Terms, bits_per_dim, fit_actnorms, importance_bound
+from fvae.conditioners import Constant, SharedStd
+from fvae.decoders import DiscretizedGaussian, Exact, Gaussian
+from fvae.density import LOG_2PI, LogBetween, bits_per_dim, from_unit, log_between, log_normal, to_unit, total
 from fvae.flows import (
     ActNorm,
     Chain,
-    Colour,
     Coupling,
-    Dequantise,
+    Dequantize,
+    Elementwise,
     FactorOut,
     Flatten,
     Flow,
     Inverse,
     InvertibleConv,
-    Unconditional,
-    Whiten,
     multiscale,
     reverse,
+    scaling,
 )
-from fvae.likelihoods import Certain, Gaussian, LogBetween, Quantised, from_unit, log_between, to_unit
-from fvae.nets.conv import coupling_net, squeezing, unsqueezing, zero_conv
-from fvae.params import Learned, MeanOnly, SharedStd, Split
-from fvae.recipes import RECIPES, cvae, f_vae, f_vae_general, glow, noisy_flow, vae
+from fvae.flows.fused import CouplingNet
+from fvae.model import LatentModel, Terms, importance_bound
+from fvae.networks.conv import squeezing, unsqueezing, zero_conv
+from fvae.recipes import RECIPES, cvae, f_vae, f_vae_general, glow, noisy_flow, realnvp, vae
+from fvae.recipes.parts import NICE, Glow, RealNVP
+from fvae.statistics import initialize
+from fvae.transforms import Additive, Affine
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 IMAGE = (1, 4, 4)
 LATENT = (4, 2, 2)
+FLOW = {"depth": 2, "width": 6}
+CODER = {"size": 3, "width": 6}
 
 
 def mlp(c_in: int, c_out: int) -> nn.Module:
@@ -43,13 +48,13 @@ def mlp(c_in: int, c_out: int) -> nn.Module:
 
 
 def leaving(c_in: int, c_out: int) -> nn.Module:
-    return Split(zero_conv(c_in, 2 * c_out, 3))
+    return zero_conv(c_in, 2 * c_out, 3)
 
 
 def step(shape) -> list[Flow]:
     c = shape[0]
     keep, moved = c // 2, c - c // 2
-    return [ActNorm(shape), InvertibleConv(c), Coupling(Split(coupling_net(keep, 2 * moved, 6)), keep)]
+    return [ActNorm(shape), InvertibleConv(c), Coupling(CouplingNet(keep, 2 * moved, 6), keep)]
 
 
 def image_flow(shape, levels: int = 2, squeeze_first: bool = False) -> Flow:
@@ -64,10 +69,10 @@ def vector_flow(d: int) -> Flow:
         Chain(
             ActNorm((d,)),
             InvertibleConv(d),
-            Coupling(Split(mlp(keep, 2 * moved), bound=1.0), keep),
+            Coupling(mlp(keep, 2 * moved), keep, Affine(bound=1.0)),
             reverse(d),
-            Coupling(MeanOnly(mlp(keep, moved)), keep),
-            Whiten(Learned((d,))),
+            Coupling(mlp(keep, moved), keep, Additive()),
+            scaling((d,)),
         )
     )
 
@@ -97,8 +102,8 @@ def bins(n: int, shape=IMAGE, bits: int = 8) -> torch.Tensor:
 
 def linear_vae(d: int = 2) -> LatentModel:
     return LatentModel(
-        posterior=Colour(Split(perturb(mlp(3, 2 * d), 0.5))),
-        decoder=Gaussian(Split(perturb(mlp(d, 6), 0.5))),
+        posterior=Elementwise(perturb(mlp(3, 2 * d), 0.5), Affine(bound=3.0)),
+        decoder=Gaussian(MeanStd(perturb(mlp(d, 6), 0.5))),
         prior=Flatten((d,)),
         shape=(3,),
         latent=(d,),
@@ -109,13 +114,13 @@ def linear_vae(d: int = 2) -> LatentModel:
 def test_the_closed_form_is_the_formula():
     """Of a Gaussian posterior and prior the rate is 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1)."""
     model, x, u = linear_vae(), 2 * torch.randn(5, 3), torch.randn(5, 2)
-    mean, log_std = model.posterior.params(x)
+    mean, log_std = model.posterior.parameters_for(x)
     var = torch.exp(2 * log_std)
     terms, sampled = model(x, u=u), model(x, u=u, sampled=True)
     kl = 0.5 * (mean.square() + var - var.log() - 1).sum(1)
     torch.testing.assert_close(terms.rate, kl, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(terms.log_u, Normal(0, 1).entropy().neg().expand(5) * 2)
-    torch.testing.assert_close(terms.logdet, log_std.sum(1))
+    torch.testing.assert_close(terms.log_det, log_std.sum(1))
     assert torch.equal(terms.log_x, sampled.log_x)
     assert not torch.allclose(terms.rate, sampled.rate)
 
@@ -126,7 +131,7 @@ def test_the_sampled_rate_means_the_closed_form():
     model, x, n = linear_vae(), 2 * torch.randn(3, 3), 50_000
     many = model(x.repeat_interleave(n, 0), sampled=True)
     closed = model(x)
-    for name in ("log_u", "logdet", "log_z", "rate"):
+    for name in ("log_u", "log_det", "log_z", "rate"):
         a = getattr(many, name).reshape(3, n)
         error = 5 * a.std(1) / math.sqrt(n) + 1e-12
         assert ((a.mean(1) - getattr(closed, name)).abs() < error).all(), name
@@ -136,7 +141,7 @@ def test_the_sampled_rate_means_the_closed_form():
 def test_the_loss_is_rate_and_distortion():
     """loss(beta) is the mean over the batch of distortion + beta rate, distortion = -log q(x|z)."""
     terms = Terms(*torch.randn(4, 6))
-    torch.testing.assert_close(terms.rate, terms.log_u - terms.logdet - terms.log_z)
+    torch.testing.assert_close(terms.rate, terms.log_u - terms.log_det - terms.log_z)
     for beta in (0.0, 0.3, 1.0):
         torch.testing.assert_close(terms.loss(beta), (beta * terms.rate - terms.log_x).mean())
 
@@ -150,21 +155,21 @@ def test_a_noisy_flow_is_a_latent_model():
     sigma, flow = 0.07, image_flow(LATENT)
     here = nn.Identity()
     model = LatentModel(
-        posterior=Chain(Colour(SharedStd(here, sigma, learned=False)), Unconditional(flow)),
-        decoder=Gaussian(SharedStd(After(flow, here), sigma, learned=False)),
+        posterior=Chain(Elementwise(SharedStd(here, sigma, trained=False)), flow),
+        decoder=Gaussian(SharedStd(After(flow, here), sigma, trained=False)),
         prior=Flatten((16,)),
         shape=LATENT,
         latent=LATENT,
     )
     x, u = torch.randn(6, *LATENT), torch.randn(6, *LATENT)
-    e, logdet = flow(x + sigma * u)
-    torch.testing.assert_close(each(model(x, u=u)), -log_normal(e) - logdet, rtol=1e-9, atol=0)
+    e, log_det = flow(x + sigma * u)
+    torch.testing.assert_close(each(model(x, u=u)), -log_normal(e) - log_det, rtol=1e-9, atol=0)
 
 
-def f_vae_rooms(sigma_1: float = 0.2, sigma_2: float = 0.3) -> tuple[Colour, nn.Module, nn.Module, Flow]:
+def f_vae_rooms(sigma_1: float = 0.2, sigma_2: float = 0.3) -> tuple[Elementwise, nn.Module, nn.Module, Flow]:
     """Perturbed sigma_1 u + E(x), (G, sigma_2) and F of a small f-VAE of continuous data."""
     encoder, generator = squeezing(1, 1, 1, 4), unsqueezing(1, 1, 1, 4)
-    posterior = perturb(Colour(SharedStd(encoder, sigma_1)))
+    posterior = perturb(Elementwise(SharedStd(encoder, sigma_1)))
     decoder = perturb(SharedStd(generator, sigma_2))
     return posterior, generator, decoder, image_flow(LATENT)
 
@@ -174,7 +179,7 @@ def test_the_flow_may_move_from_the_posterior_to_the_prior():
     """Posterior F(sigma_1 u + E(x)) with decoder G(F^-1(z)) has, sample by sample, the loss of F as the prior."""
     posterior, generator, decoder, flow = f_vae_rooms()
     moved = SharedStd(After(flow, generator), decoder.log_std.exp().item())
-    published = LatentModel(Chain(posterior, Unconditional(flow)), Gaussian(moved), Flatten((16,)), IMAGE, LATENT)
+    published = LatentModel(Chain(posterior, flow), Gaussian(moved), Flatten((16,)), IMAGE, LATENT)
     ours = LatentModel(posterior, Gaussian(decoder), flow, IMAGE, LATENT)
     x, u = torch.randn(6, *IMAGE), torch.randn(6, *LATENT)
     torch.testing.assert_close(each(published(x, u=u)), each(ours(x, u=u)), rtol=1e-9, atol=1e-9)
@@ -189,16 +194,16 @@ def test_the_explicit_loss_of_f_vae():
     posterior, generator, decoder, flow = f_vae_rooms()
     model = LatentModel(posterior, Gaussian(decoder), flow, IMAGE, LATENT)
     x, u = torch.randn(6, *IMAGE), torch.randn(6, *LATENT)
-    log_1, log_2 = posterior.params.log_std, decoder.log_std
-    h = log_1.exp() * u + posterior.params.net(x)
-    e, logdet = flow(h)
+    log_1, log_2 = posterior.conditioner.log_std, decoder.log_std
+    h = log_1.exp() * u + posterior.conditioner.net(x)
+    e, log_det = flow(h)
     d = d_latent = 16
     expected = (
         (generator(h) - x).square().sum((1, 2, 3)) / (2 * log_2.exp() ** 2)
         + d * log_2
         + d / 2 * math.log(2 * math.pi)
         - Normal(0, 1).log_prob(e).sum(1)
-        - logdet
+        - log_det
         - d_latent * log_1
         - d_latent / 2 * math.log(2 * math.pi)
         - u.square().sum((1, 2, 3)) / 2
@@ -208,35 +213,35 @@ def test_the_explicit_loss_of_f_vae():
 
 @pytest.mark.parametrize("bits", [1, 5, 8])
 @torch.no_grad()
-def test_dequantisation_is_one_more_posterior(bits):
+def test_dequantization_is_one_more_posterior(bits):
     """Glow's loss is D bits log 2 - log density of the flow at (x + Phi(u)) / 2^bits, sample by sample."""
     flow = image_flow(IMAGE, levels=2, squeeze_first=True)
-    model = LatentModel(Dequantise(bits), Certain(bits), flow, IMAGE, IMAGE)
+    model = LatentModel(Dequantize(bits), Exact(bits), flow, IMAGE, IMAGE)
     x, u = bins(5, bits=bits), torch.randn(5, *IMAGE)
-    e, logdet = flow((x + Normal(0, 1).cdf(u)) / 2**bits)
-    density = Normal(0, 1).log_prob(e).sum(1) + logdet
+    e, log_det = flow((x + Normal(0, 1).cdf(u)) / 2**bits)
+    density = Normal(0, 1).log_prob(e).sum(1) + log_det
     torch.testing.assert_close(each(model(x, u=u)), 16 * bits * math.log(2) - density, rtol=1e-10, atol=1e-10)
 
 
 @torch.no_grad()
 def test_alternating_posterior_flows_are_one_latent_model():
     """z = f_n with f_i = F_i(sigma_i(x) f_{i-1} + mu_i(x)): its log-determinant is autograd's, its loss (1)."""
-    a1, a2, a3 = (Colour(Split(perturb(mlp(3, 8), 0.4))) for _ in range(3))
+    a1, a2, a3 = (Elementwise(perturb(mlp(3, 8), 0.4), Affine(bound=3.0)) for _ in range(3))
     f1, f2 = vector_flow(4), vector_flow(4)
-    posterior = Chain(a1, Unconditional(f1), a2, Unconditional(f2), a3)
-    model = LatentModel(posterior, Gaussian(Split(perturb(mlp(4, 6)))), vector_flow(4), (3,), (4,))
+    posterior = Chain(a1, f1, a2, f2, a3)
+    model = LatentModel(posterior, Gaussian(MeanStd(perturb(mlp(4, 6)))), vector_flow(4), (3,), (4,))
     x, u = torch.randn(2, 3), torch.randn(2, 4)
     jacobian = torch.autograd.functional.jacobian(lambda a: posterior(a, x)[0].sum(0), u).transpose(0, 1)
     z = posterior(u, x)[0]
-    e, logdet = model.prior(z)
-    expected = log_normal(u) - torch.linalg.slogdet(jacobian).logabsdet - model.decoder(x, z) - log_normal(e) - logdet
+    e, log_det = model.prior(z)
+    expected = log_normal(u) - torch.linalg.slogdet(jacobian).logabsdet - model.decoder(x, z) - log_normal(e) - log_det
     torch.testing.assert_close(each(model(x, u=u)), expected, rtol=1e-10, atol=1e-10)
 
 
 # Recipes as special cases
 
 
-F_VAE = {"squeezes": 1, "blocks": 1, "hidden": 4, "levels": 1, "depth": 2, "width": 6}
+F_VAE: dict = {"coder": {"squeezes": 1, "blocks": 1, "hidden": 4}, "flow": {"levels": 1, **FLOW}}
 
 
 @pytest.mark.parametrize("shape", [IMAGE, (5,)], ids=["images", "vectors"])
@@ -244,7 +249,7 @@ F_VAE = {"squeezes": 1, "blocks": 1, "hidden": 4, "levels": 1, "depth": 2, "widt
 def test_one_round_is_f_vae(shape):
     """f_vae_general of one round is f_vae with sigma_1(x) by a network; more rounds start where one does."""
     general = f_vae_general(shape, rounds=1, **F_VAE)
-    simple = f_vae(shape, sigma_1_kind="network", **F_VAE)
+    simple = f_vae(shape, posterior={"std": "network"}, **F_VAE)
     x, u = bins(4, shape), torch.randn(4, *simple.latent)
     two = f_vae_general(shape, rounds=2, **F_VAE)
     two.prior.load_state_dict(general.prior.state_dict())
@@ -257,49 +262,50 @@ def test_one_round_is_f_vae(shape):
 @torch.no_grad()
 def test_f_vae_with_the_identity_inside_is_a_noisy_flow():
     """On vectors with E = G = 1 and sigma_1 = sigma_2 fixed, f_vae's loss is noisy_flow's, sample by sample."""
-    flow = {"depth": 2, "width": 6}
-    noisy = noisy_flow((5,), sigma=0.1, **flow)
-    both = {"sigma_1": 0.1, "sigma_2": 0.1, "sigma_1_kind": "fixed", "sigma_2_kind": "fixed", "blocks": 0}
-    model = f_vae((5,), **both, **flow)
+    noisy = noisy_flow((5,), sigma=0.1, flow=FLOW)
+    fixed = {"sigma": 0.1, "std": "fixed"}
+    model = f_vae((5,), coder={"blocks": 0}, posterior=fixed, flow=FLOW, decoder=fixed)
     model.prior.load_state_dict(perturb(noisy.prior).state_dict())
     x, u = torch.randn(6, 5), torch.randn(6, 5)
     torch.testing.assert_close(each(model(x, u=u)), each(noisy(x, u=u)), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("flow", ["glow", "realnvp", "nice"])
+@pytest.mark.parametrize(
+    "flow", [Glow(levels=1, **FLOW), RealNVP(levels=1, **FLOW), NICE(**FLOW)], ids=lambda f: f.kind
+)
 @torch.no_grad()
 def test_the_noisy_flow_is_the_likelihood_of_noisy_data(flow):
     """Of vectors the flow's NLL at x + sigma u, sample by sample; of images that, and the cost of a bin of width w.
 
     Data in bins cost D (w^2 / (24 sigma^2) - log w) more: the mean over the bin.
     """
-    sigma, size = 0.1, {"levels": 1, "depth": 2, "width": 6}
-    vectors = perturb(noisy_flow((4,), sigma=sigma, flow=flow, **size))
-    vectors.scale.fit(5 + 3 * torch.randn(50, 4))
+    sigma = 0.1
+    vectors = perturb(noisy_flow((4,), sigma=sigma, flow=flow))
+    vectors.preprocess.fit(5 + 3 * torch.randn(50, 4))
     x, u = torch.randn(6, 4), torch.randn(6, 4)
-    standard, volume = vectors.scale(x)
-    e, logdet = vectors.prior(standard + sigma * u)
-    torch.testing.assert_close(each(vectors(x, u=u)), -log_normal(e) - logdet - volume, rtol=1e-10, atol=1e-10)
-    images = perturb(noisy_flow(IMAGE, sigma=sigma, flow=flow, bits=5, **size))
+    standard, volume = vectors.preprocess(x)
+    e, log_det = vectors.prior(standard + sigma * u)
+    torch.testing.assert_close(each(vectors(x, u=u)), -log_normal(e) - log_det - volume, rtol=1e-10, atol=1e-10)
+    images = perturb(noisy_flow(IMAGE, sigma=sigma, flow=flow, bits=5))
     x, u, w = bins(6, bits=5), torch.randn(6, *IMAGE), 2 / 32
-    e, logdet = images.prior(to_unit(x, 5) + sigma * u)
+    e, log_det = images.prior(to_unit(x, 5) + sigma * u)
     cost = 16 * (w**2 / (24 * sigma**2) - math.log(w))
-    torch.testing.assert_close(each(images(x, u=u)), -log_normal(e) - logdet + cost, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(each(images(x, u=u)), -log_normal(e) - log_det + cost, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [IMAGE, (5,)], ids=["images", "vectors"])
 @torch.no_grad()
 def test_the_rate_of_a_cvae_is_the_formula(shape):
     """KL(p(z|x) || N(mu^y, I)) = 1/2 sum [(mu - mu^y)^2 + sigma^2 - log sigma^2 - 1]; with one class at 0, a vae's."""
-    size = {"latent": 3, "width": 6, "levels": 1}
-    model = perturb(cvae(shape, classes=4, **size), 0.5)
+    coder = {**CODER, "levels": 1}
+    model = perturb(cvae(shape, classes=4, coder=coder), 0.5)
     x, y, u = bins(6, shape), torch.tensor([0, 1, 2, 3, 3, 0]), torch.randn(6, 3)
-    mean, log_std = model.posterior.params(model.scale(x)[0])
-    prior = model.prior.flows[1].params.mean[y]
+    mean, log_std = model.posterior.parameters_for(model.preprocess(x)[0])
+    prior = model.prior.flows[1].flow.conditioner.mean[y]
     kl = 0.5 * ((mean - prior).square() + torch.exp(2 * log_std) - 2 * log_std - 1).sum(1)
     torch.testing.assert_close(model(x, y, u).rate, kl, rtol=1e-10, atol=1e-10)
-    model.prior.flows[1].params.mean.zero_()
-    plain = vae(shape, **size, sigma_2=1.0, sigma_2_kind="fixed", bins="dequantised")
+    model.prior.flows[1].flow.conditioner.mean.zero_()
+    plain = vae(shape, coder=coder, decoder={"sigma": 1.0, "std": "fixed", "likelihood": "density"})
     plain.load_state_dict({k: a for k, a in model.state_dict().items() if "prior" not in k})
     torch.testing.assert_close(each(model(x, y, u)), each(plain(x, u=u)), rtol=1e-12, atol=1e-12)
 
@@ -307,9 +313,9 @@ def test_the_rate_of_a_cvae_is_the_formula(shape):
 @torch.no_grad()
 def test_a_class_is_drawn_around_its_mean():
     """Of a label z ~ N(mu^y, T^2 I): what is decoded from code e is the mean at e + mu^y, and weights mix the means."""
-    model = perturb(cvae((5,), classes=3, latent=2, width=6), 0.5)
+    model = perturb(cvae((5,), classes=3, coder={"size": 2, "width": 6}), 0.5)
     e, y = torch.randn(4, 2), torch.tensor([0, 1, 2, 1])
-    means = model.prior.flows[1].params.mean
+    means = model.prior.flows[1].flow.conditioner.mean
     torch.testing.assert_close(model.decode(e, y), model.decoder.mean(e + means[y]))
     half = torch.tensor([[0.5, 0.5, 0.0]]).expand(4, 3)
     torch.testing.assert_close(model.decode(e, half), model.decoder.mean(e + (means[0] + means[1]) / 2))
@@ -332,23 +338,23 @@ def test_bins_and_the_unit_interval():
 @torch.no_grad()
 def test_the_gaussian_is_a_density():
     """log q(x|z) is that of torch's normal distribution, and its mean is what is decoded."""
-    params = perturb(Split(mlp(2, 6)))
+    conditioner = perturb(MeanStd(mlp(2, 6)))
     x, z = torch.randn(5, 3), torch.randn(5, 2)
-    mean, log_std = params(z)
+    mean, log_std = conditioner(z)
     expected = Normal(mean, log_std.exp()).log_prob(x).sum(1)
-    torch.testing.assert_close(Gaussian(params)(x, z), expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(Gaussian(params).mean(z), mean)
+    torch.testing.assert_close(Gaussian(conditioner)(x, z), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(Gaussian(conditioner).mean(z), mean)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
 @torch.no_grad()
 def test_the_binned_gaussian_is_the_mean_over_the_noise(bits):
     """E_U log N(v + U) + D log w: exactly by quadrature, within 5 standard errors by sampling, below the bin's own."""
-    params = perturb(Split(mlp(2, 6), bound=6.0), 1.0)
+    conditioner = perturb(MeanStd(mlp(2, 6), bound=6.0), 1.0)
     x, z = bins(40, (3,), bits), torch.randn(40, 2)
-    mean, log_std = params(z)
+    mean, log_std = conditioner(z)
     normal, v, w = Normal(mean, log_std.exp()), to_unit(x, bits), 2 / 2**bits
-    value = Gaussian(params, bits)(x, z)
+    value = Gaussian(conditioner, bits)(x, z)
 
     nodes, weights = np.polynomial.legendre.leggauss(3)  # exact: the integrand is a square
     integral = sum(a / 2 * normal.log_prob(v + w / 2 * t) for t, a in zip(nodes, weights, strict=True))
@@ -358,7 +364,7 @@ def test_the_binned_gaussian_is_the_mean_over_the_noise(bits):
     drawn = (normal.log_prob(v + noise) + math.log(w)).sum(2)
     assert ((drawn.mean(0) - value).abs() < 5 * drawn.std(0) / math.sqrt(len(drawn))).all()
 
-    assert (value <= Quantised(params, bits)(x, z) + 1e-9).all()
+    assert (value <= DiscretizedGaussian(conditioner, bits)(x, z) + 1e-9).all()
 
 
 @pytest.mark.parametrize("bits", [2, 8])
@@ -366,13 +372,13 @@ def test_the_binned_gaussian_is_the_mean_over_the_noise(bits):
 def test_the_binned_gaussian_is_tight_for_a_wide_one(bits):
     """Where the std is many bins wide, the bound is the bin's log-probability by differences of ndtr."""
     std = 20 / 2**bits
-    params = SharedStd(nn.Identity(), std)
+    conditioner = SharedStd(nn.Identity(), std)
     x = torch.arange(2**bits).double()[:, None]
     z, w = torch.zeros_like(x), 2 / 2**bits
     v = to_unit(x, bits)
     exact = torch.log(torch.special.ndtr((v + w / 2) / std) - torch.special.ndtr((v - w / 2) / std))
     near = v.abs().flatten() < 4 * std
-    value = Gaussian(params, bits)(x, z)
+    value = Gaussian(conditioner, bits)(x, z)
     torch.testing.assert_close(value[near], exact.flatten()[near], rtol=0, atol=0.02)
     assert (value <= exact.flatten() + 1e-12)[near].all()
 
@@ -380,31 +386,31 @@ def test_the_binned_gaussian_is_tight_for_a_wide_one(bits):
 @pytest.mark.parametrize("bits", [1, 4, 8])
 @pytest.mark.parametrize("std", [3e-4, 0.01, 0.3, 20.0])
 @torch.no_grad()
-def test_a_quantised_gaussian_gives_each_bin_its_probability(bits, std):
+def test_a_discretized_gaussian_gives_each_bin_its_probability(bits, std):
     """Its probabilities are differences of the normal integral, the tails' in the last bins, and add up to 1."""
     x, w = torch.arange(2**bits).double()[:, None], 2 / 2**bits
     for mean in (-30, -1.7, -0.99, 0.0, 0.31, 1.2, 30):
-        decoder, z = Quantised(SharedStd(nn.Identity(), std), bits), torch.full_like(x, mean)
+        decoder, z = DiscretizedGaussian(SharedStd(nn.Identity(), std), bits), torch.full_like(x, mean)
         edges = ((-1 + w * torch.arange(1, 2**bits).double()) - mean) / std
         below = torch.cat([torch.zeros(1), torch.special.ndtr(edges), torch.ones(1)])
         found = decoder(x, z)
         torch.testing.assert_close(found.exp(), below.diff(), rtol=1e-9, atol=1e-12)
         assert found.exp().sum().item() == pytest.approx(1, abs=1e-12) and found.isfinite().all()
-        torch.testing.assert_close(decoder.mean(z), Gaussian(decoder.params, bits).mean(z).clamp(0, 2**bits - 1))
+        torch.testing.assert_close(decoder.mean(z), Gaussian(decoder.conditioner, bits).mean(z).clamp(0, 2**bits - 1))
 
 
-def test_a_quantised_gaussian_has_a_gradient_everywhere():
+def test_a_discretized_gaussian_has_a_gradient_everywhere():
     """In float32 too: finite, towards the bin (or the tail), and to a wider std where it is far, down to w / 20."""
     x = torch.tensor([[0.0], [128.0], [255.0]], dtype=torch.float32)
     for std in (4e-4, 0.01, 1.0, 30.0):
         for mean in (-3.0, -0.5, 0.7, 3.0):
             z = torch.full_like(x, mean, requires_grad=True)
-            params = SharedStd(nn.Identity(), std).float()
-            Quantised(params, 8)(x, z).sum().backward()
-            assert z.grad.isfinite().all() and params.log_std.grad.isfinite()
+            conditioner = SharedStd(nn.Identity(), std).float()
+            DiscretizedGaussian(conditioner, 8)(x, z).sum().backward()
+            assert z.grad.isfinite().all() and conditioner.log_std.grad.isfinite()
             assert z.grad[0] <= 0 <= z.grad[2] and z.grad[1] * (to_unit(x[1], 8) - mean) >= 0
             if std <= 0.01:
-                assert params.log_std.grad > 0 and z.grad[1] != 0
+                assert conditioner.log_std.grad > 0 and z.grad[1] != 0
 
 
 @pytest.mark.parametrize("half", [1e-3, 0.1, 1.0, 30.0])
@@ -431,13 +437,13 @@ def test_the_integral_between_two_points_keeps_its_precision_in_the_tails(half):
 
 
 @torch.no_grad()
-def test_a_quantised_gaussian_that_hits_is_certain():
+def test_a_discretized_gaussian_that_hits_is_certain():
     """As std -> 0 the bin that the mean lies in has probability 1 and log 0, where the mean over noise costs more."""
     x = bins(1, (50,), 8)
-    params = SharedStd(nn.Identity(), 4e-4)
+    conditioner = SharedStd(nn.Identity(), 4e-4)
     z = to_unit(x, 8)
-    assert -1e-9 < Quantised(params, 8)(x, z) <= 0
-    assert Gaussian(params, 8)(x, z) < -50
+    assert -1e-9 < DiscretizedGaussian(conditioner, 8)(x, z) <= 0
+    assert Gaussian(conditioner, 8)(x, z) < -50
 
 
 @torch.no_grad()
@@ -446,13 +452,13 @@ def test_the_best_std_of_the_binned_gaussian():
     x = bins(1, (50,), 4)
     w = 2 / 16
     for error in (0.0, 0.1):
-        params = SharedStd(nn.Identity(), math.sqrt(error**2 + w**2 / 12))
-        decoder, z = Gaussian(params, 4), to_unit(x, 4) + error
+        conditioner = SharedStd(nn.Identity(), math.sqrt(error**2 + w**2 / 12))
+        decoder, z = Gaussian(conditioner, 4), to_unit(x, 4) + error
         best = decoder(x, z).item()
         for change in (-0.01, 0.01):
-            params.log_std += change
+            conditioner.log_std += change
             assert decoder(x, z).item() < best
-            params.log_std -= change
+            conditioner.log_std -= change
 
 
 class Rounded(nn.Module):
@@ -470,9 +476,9 @@ class Rounded(nn.Module):
 def test_without_noise_the_objective_is_unbounded_and_with_it_not():
     """sigma_2 -> 0 on 8-bit data: a density's loss falls by D log 10 a decade, one in bins stays >= 0."""
     x, u = bins(4, (3,)), 0.5 * torch.randn(4, 3)
-    posterior = Colour(SharedStd(nn.Identity(), 0.1))
-    prior = Chain(Whiten(Learned((3,))), Flatten((3,)))
-    prior.flows[0].params.log_std.fill_(math.log(100))
+    posterior = Elementwise(SharedStd(nn.Identity(), 0.1))
+    prior = Chain(scaling((3,)), Flatten((3,)))
+    prior.flows[0].flow.conditioner.log_std.fill_(math.log(100))
     density, counted = [], []
     for decade in range(12):
         sigma_2 = 10.0**-decade
@@ -499,7 +505,9 @@ def test_the_loss_of_data_in_bins_is_never_negative(std, bits):
     nothing = nn.Linear(4, 4)
     nothing.weight.zero_()
     nothing.bias.zero_()
-    model = LatentModel(Colour(Split(nothing)), Gaussian(SharedStd(by_heart, std), bits), Flatten((2,)), (4,), (2,))
+    model = LatentModel(
+        Elementwise(nothing, Affine(bound=3.0)), Gaussian(SharedStd(by_heart, std), bits), Flatten((2,)), (4,), (2,)
+    )
     terms = model(x)
     torch.testing.assert_close(terms.rate, torch.zeros(1), rtol=0, atol=1e-12)
     assert each(terms) >= 0
@@ -510,19 +518,17 @@ def test_the_loss_of_data_in_bins_is_never_negative(std, bits):
 # Densities
 
 
-def conv_1x1(c_in: int, c_out: int) -> nn.Module:
-    return Split(nn.Conv2d(c_in, 2 * c_out, 1), bound=1.0)
-
-
 PLANE = {
     "chain": lambda: vector_flow(2),
     "inverse": lambda: Inverse(vector_flow(2)),
     "deep": lambda: Chain(vector_flow(2), vector_flow(2)),
-    "colour": lambda: perturb(Colour(Learned((2,)))),
+    "elementwise": lambda: perturb(Elementwise(Constant((2,)))),
     "multiscale": lambda: Chain(Inverse(Flatten((2, 1, 1))), image_flow((2, 1, 1), levels=1, squeeze_first=False)),
     "factor out": lambda: Chain(
         Inverse(Flatten((2, 1, 1))),
-        perturb(FactorOut(Chain(ActNorm((1, 1, 1)), Flatten((1, 1, 1))), conv_1x1(1, 1), (2, 1, 1)), 0.5),
+        perturb(
+            FactorOut(Chain(ActNorm((1, 1, 1)), Flatten((1, 1, 1))), nn.Conv2d(1, 2, 1), (2, 1, 1), Affine(1.0)), 0.5
+        ),
     ),
 }
 
@@ -537,9 +543,9 @@ def test_densities_integrate_to_one(make):
     low, high = low - (high - low) / 4, high + (high - low) / 4
     sides = [torch.linspace(a, b, 801) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     grid = torch.cartesian_prod(*sides)
-    e, logdet = flow(grid)
+    e, log_det = flow(grid)
     assert not torch.allclose(e, grid, atol=0.1)
-    mass = torch.exp(log_normal(e) + logdet).sum() * (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0])
+    mass = torch.exp(log_normal(e) + log_det).sum() * (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0])
     assert mass.item() == pytest.approx(1, abs=1e-3)
 
 
@@ -548,41 +554,41 @@ def test_samples_follow_the_density():
     """The mean of -log q over the flow's own samples is its entropy, by quadrature on a grid."""
     flow = vector_flow(2)
     side = torch.linspace(-16, 16, 801)
-    e, logdet = flow(torch.cartesian_prod(side, side))
-    log_q = log_normal(e) + logdet
+    e, log_det = flow(torch.cartesian_prod(side, side))
+    log_q = log_normal(e) + log_det
     entropy = -(log_q.exp() * log_q).sum() * (side[1] - side[0]) ** 2
-    e, logdet = flow(flow.inverse(torch.randn(100_000, 2)))
-    drawn = -(log_normal(e) + logdet)
+    e, log_det = flow(flow.inverse(torch.randn(100_000, 2)))
+    drawn = -(log_normal(e) + log_det)
     assert (drawn.mean() - entropy).abs() < 5 * drawn.std() / math.sqrt(len(drawn))
 
 
 VECTORS: dict[str, dict] = {
-    "nice": {"depth": 2, "width": 6, "hidden": 1},
-    "realnvp": {"depth": 2, "width": 6},
-    "glow": {"depth": 2, "width": 6},
-    "noisy_flow": {"depth": 2, "width": 6},
-    "vae": {"latent": 3, "width": 6},
-    "cvae": {"latent": 3, "width": 6, "classes": 2},
-    "bn_vae": {"latent": 3, "width": 6},
-    "f_vae": {"blocks": 1, "depth": 2, "width": 6},
-    "f_vae_general": {"blocks": 1, "depth": 1, "width": 6},
-    "f_vae_reduced": {"latent": 3, "width": 6, "flow_depth": 1, "flow_width": 6},
+    "nice": {"flow": {**FLOW, "hidden": 1}},
+    "realnvp": {"flow": FLOW},
+    "glow": {"flow": FLOW},
+    "noisy_flow": {"flow": FLOW},
+    "vae": {"coder": CODER},
+    "cvae": {"coder": CODER, "classes": 2},
+    "bn_vae": {"coder": CODER},
+    "f_vae": {"coder": {"blocks": 1}, "flow": FLOW},
+    "f_vae_general": {"coder": {"blocks": 1}, "flow": {**FLOW, "depth": 1}},
+    "f_vae_reduced": {"coder": CODER, "flow": {**FLOW, "depth": 1}},
 }
 
 
 @pytest.mark.parametrize("name", SEEN)
 @torch.no_grad()
 def test_the_bound_of_vectors_is_on_their_own_scale(name):
-    """Data in other units, with Standardise fitted again, cost log |det| more nats; codes and reconstructions agree."""
+    """Data in other units, with Standardize fitted again, cost log |det| more nats; codes and reconstructions agree."""
     model = perturb(RECIPES[name]((4,), **VECTORS[name]), 0.1)
     x, u, y = torch.randn(40, 4) @ torch.randn(4, 4), model.noise(40), torch.arange(40) % 2
     y = y if model.classes else None
     units, origin = torch.tensor([1e-3, 1.0, 7.0, 1e4]), torch.tensor([0.0, 5.0, -3.0, 1e4])
     other = x * units + origin
-    model.scale.fit(x)
+    model.preprocess.fit(x)
     before, code = each(model(x, y, u)), model.encode(x, y)
     back = model.decode(code, y)
-    model.scale.fit(other)
+    model.preprocess.fit(other)
     torch.testing.assert_close(each(model(other, y, u)), before + units.log().sum(), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(model.encode(other, y), code, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(model.decode(code, y), back * units + origin, rtol=1e-7, atol=1e-7)
@@ -594,7 +600,7 @@ def test_the_bound_of_vectors_is_on_their_own_scale(name):
 def test_densities_of_vectors_integrate_to_one(name, classes):
     """exp(-loss) of an exact flow on two columns in their units sums to 1 over a grid of the plane, of each label."""
     model = perturb(RECIPES[name]((2,), **VECTORS[name], classes=classes), 0.3)
-    model.scale.fit(torch.tensor([100.0, -1.0]) + torch.tensor([20.0, 0.1]) * torch.randn(100, 2))
+    model.preprocess.fit(torch.tensor([100.0, -1.0]) + torch.tensor([20.0, 0.1]) * torch.randn(100, 2))
     label = 2 if classes else None
     reach = model.sample(4000, None if label is None else torch.full((4000,), label))
     low, high = reach.amin(0), reach.amax(0)
@@ -628,7 +634,7 @@ def linear_gaussian(exact: bool) -> tuple[LatentModel, MultivariateNormal]:
         if not exact:
             turn.lu.copy_((turn.lu.diagonal() + 0.3).diag())
             inverse.bias.add_(0.2)
-    posterior = Chain(turn, Colour(MeanOnly(inverse)))
+    posterior = Chain(turn, Elementwise(inverse, Additive()))
     model = LatentModel(posterior, Gaussian(SharedStd(net, sigma)), Flatten((d,)), (dims,), (d,))
     return model, MultivariateNormal(b, a @ a.T + sigma**2 * torch.eye(dims))
 
@@ -677,9 +683,9 @@ def test_one_sample_is_the_plain_bound_and_weights_are_averaged():
 @torch.no_grad()
 def test_probabilities_of_all_images_sum_to_the_mass_of_the_cube():
     """Over all 16 one-bit images of 2 x 2, exp(-bound) sums to the flow's mass in [0, 1]^4, hence never above 1."""
-    model = perturb(glow((1, 2, 2), levels=1, depth=2, width=4, bits=1), 0.1)
+    model = perturb(glow((1, 2, 2), flow={"levels": 1, "depth": 2, "width": 4}, bits=1), 0.1)
     images = torch.cartesian_prod(*[torch.arange(2.0)] * 4).reshape(16, 1, 2, 2)
-    fit_actnorms(model, images.repeat(20, 1, 1, 1))
+    initialize(model, images.repeat(20, 1, 1, 1))
     replicates = 100
     x = images.repeat(replicates, 1, 1, 1)
     p = torch.exp(-importance_bound(model(x) for _ in range(100)))
@@ -693,6 +699,76 @@ def test_probabilities_of_all_images_sum_to_the_mass_of_the_cube():
     assert error < 0.01
 
 
+# What a model says of data
+
+
+ELBOS = {
+    "glow": lambda: glow(IMAGE, flow={"levels": 1, **FLOW}, classes=2),
+    "vae": lambda: vae((4,), coder=CODER),
+    "f_vae": lambda: f_vae((4,), flow=FLOW),
+}
+
+
+@pytest.mark.parametrize("make", ELBOS.values(), ids=ELBOS.keys())
+@torch.no_grad()
+def test_the_elbo_is_minus_the_bound(make):
+    """Of one sample minus rate and distortion, closed form and all; of K minus the K-sample bound of the same noise."""
+    model = perturb(make())
+    x, y = 2 * torch.randn(5, *model.shape).abs(), model.draw_labels(5)
+    for k in (1, 4):
+        torch.manual_seed(1)
+        found = model.elbo(x, y, samples=k)
+        torch.manual_seed(1)
+        us = [model.noise(5) for _ in range(k)]
+        bound = each(model(x, y, us[0])) if k == 1 else importance_bound(model(x, y, u, sampled=True) for u in us)
+        torch.testing.assert_close(found, -bound, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="samples: expected 1 or more, found 0"):
+        model.elbo(x, y, samples=0)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["sampled", "closed form"])
+@torch.no_grad()
+def test_the_elbo_is_below_the_truth(closed):
+    """In the mean below log q(x), by less with more samples, also where one sample's rate is in closed form."""
+    model, law = linear_gaussian(exact=False)
+    if closed:
+        model.posterior = Elementwise(SharedStd(model.posterior.flows[1].conditioner, 0.5))
+    x = law.sample((5000,))
+    assert (model(x).kl is not None) == closed
+    gaps = [law.log_prob(x) - model.elbo(x, samples=k) for k in (1, 64)]
+    assert all(gap.mean() > -4 * gap.std() / math.sqrt(len(gap)) for gap in gaps)
+    assert gaps[0].mean() > 0.1 and gaps[1].mean() < 0.1 * gaps[0].mean()
+
+
+@pytest.mark.parametrize("classes", [0, 3], ids=["", "classes"])
+@torch.no_grad()
+def test_log_prob_of_images_is_the_density_of_their_noisy_bins(classes):
+    """Of x + Phi(u) a flow's log-density of (x + Phi(u)) / 2^bits, minus D bits log 2: minus the loss of x and u."""
+    model = perturb(glow(IMAGE, flow={"levels": 2, **FLOW}, classes=classes, bits=5))
+    x, y, u = bins(6, bits=5), model.draw_labels(6), model.noise(6)
+    noisy = x + Normal(0, 1).cdf(u)
+    e, log_det = model.prior(noisy / 32, y)
+    found = model.log_prob(noisy, y)
+    torch.testing.assert_close(found, log_normal(e) + log_det - 16 * 5 * math.log(2), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, -each(model(x, y, u)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("classes", [0, 3], ids=["", "classes"])
+@torch.no_grad()
+def test_log_prob_of_vectors_is_minus_the_loss(classes):
+    """Of data on their own scale, without noise."""
+    model = perturb(realnvp((4,), flow=FLOW, classes=classes))
+    x, y = 5 + 3 * torch.randn(50, 4), model.draw_labels(50)
+    model.preprocess.fit(x)
+    torch.testing.assert_close(model.log_prob(x, y), -each(model(x, y)), rtol=1e-12, atol=1e-12)
+
+
+def test_log_prob_needs_an_exact_likelihood():
+    """A vae has a bound only, which the message names."""
+    with pytest.raises(ValueError, match="log_prob: this model has no exact likelihood; elbo gives a lower bound"):
+        vae((4,), coder=CODER).log_prob(torch.randn(3, 4))
+
+
 # Codes
 
 
@@ -701,7 +777,8 @@ def test_probabilities_of_all_images_sum_to_the_mass_of_the_cube():
 @torch.no_grad()
 def test_codes_of_a_flow_are_exact(mixing, coupling):
     """decode(encode(x)) = x for every bin, and encode(decode(e)) = e, to rounding, every level's code kept."""
-    model = perturb(glow((3, 8, 4), levels=2, depth=3, width=6, mixing=mixing, coupling=coupling), 0.1)
+    flow = Glow(levels=2, depth=3, width=6, mixing=mixing, coupling=coupling)
+    model = perturb(glow((3, 8, 4), flow=flow), 0.1)
     x, e = bins(4, (3, 8, 4)), torch.randn(4, 96)
     code = model.encode(x)
     assert code.shape == (4, 96)
@@ -709,10 +786,11 @@ def test_codes_of_a_flow_are_exact(mixing, coupling):
     torch.testing.assert_close(model.encode(model.decode(e)), e, rtol=1e-8, atol=1e-8)
 
 
+STEP = {"levels": 2, "depth": 1, "width": 4}
 SMALL = {
-    "glow": lambda: glow((1, 4, 8), levels=2, depth=1, width=4),
-    "vae": lambda: vae((1, 4, 8), latent=3, width=4, levels=2),
-    "f_vae": lambda: f_vae((1, 4, 8), squeezes=1, blocks=1, hidden=4, levels=2, depth=1, width=4),
+    "glow": lambda: glow((1, 4, 8), flow=STEP),
+    "vae": lambda: vae((1, 4, 8), coder={"size": 3, "width": 4, "levels": 2}),
+    "f_vae": lambda: f_vae((1, 4, 8), coder={"squeezes": 1, "blocks": 1, "hidden": 4}, flow=STEP),
 }
 
 
@@ -740,10 +818,11 @@ def test_temperature(make):
 @torch.no_grad()
 def test_a_uniform_density_costs_its_bits(bits):
     """A flow of density 1 on the unit cube scores exactly ``bits`` bits a dimension, of any data."""
-    uniform = Chain(Inverse(Dequantise(0)), Flatten((2, 3, 3)))  # z -> Phi^-1(z)
-    model = LatentModel(Dequantise(bits), Certain(bits), uniform, (2, 3, 3), (2, 3, 3))
+    uniform = Chain(Flatten((2, 3, 3)), Inverse(Dequantize(0)))  # z -> Phi^-1(z - y)
+    uniform.context = 18
+    model = LatentModel(Dequantize(bits), Exact(bits), uniform, (2, 3, 3), (2, 3, 3))
     x, u = bins(5, (2, 3, 3), bits), torch.randn(5, 2, 3, 3)
-    zero = torch.zeros(5, 2, 3, 3)
+    zero = torch.zeros(5, 18)
     score = bits_per_dim(each(model(x, zero, u)), 18)
     torch.testing.assert_close(score, torch.full((5,), float(bits)), rtol=1e-10, atol=0)
 

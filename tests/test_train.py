@@ -14,21 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from fvae.bound import LatentModel
 from fvae.checkpoint import load
 from fvae.cli import main
 from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.feed import Batches, Feed
-from fvae.recipes import bn_vae, cvae, f_vae, glow, vae
+from fvae.flows.fused import CouplingNet
+from fvae.model import LatentModel
+from fvae.recipes import GaussianDecoder, Glow, OneSided, Squeezing, Strided, bn_vae, cvae, f_vae, glow, vae
 from fvae.settings import TrainSettings
 from fvae.train import CHECKPOINT, Training, decay, parameter_groups, step_to_resume, train, widest
 
 TINY = [
-    *("--data", "digits", "--model.squeezes", "1", "--model.blocks", "1", "--model.levels", "2", "--model.depth", "1"),
-    *("--model.width", "8", "--model.bits", "4", "--train.batch_size", "16", "--train.test_images", "16"),
-    *("--train.accelerator", "cpu"),
+    *("--data", "digits", "--model.coder.squeezes", "1", "--model.coder.blocks", "1", "--model.flow.levels", "2"),
+    *("--model.flow.depth", "1", "--model.flow.width", "8", "--model.bits", "4"),
+    *("--train.batch_size", "16", "--train.test_images", "16", "--train.accelerator", "cpu"),
 ]
+
+SMALL = Strided(size=2, width=8, levels=1)
 
 
 def command(run: Path, *more: str) -> list[str]:
@@ -37,8 +40,8 @@ def command(run: Path, *more: str) -> list[str]:
 
 def normalised(run: Path, *more: str) -> list[str]:
     """As ``command``, of a model that normalises over the batch."""
-    settings = ["--model.levels", "1", "--model.latent", "4", "--model.width", "4", "--train.steps", "20"]
-    every = ["--train.batch_size", "16", "--train.every", "10", "--train.test_images", "16"]
+    settings = ["--model.coder.levels", "1", "--model.coder.size", "4", "--model.coder.width", "4"]
+    every = ["--train.steps", "20", "--train.batch_size", "16", "--train.every", "10", "--train.test_images", "16"]
     data = ["--data", "digits", "--train.accelerator", "cpu"]
     return [sys.executable, "-m", "fvae.cli", "train", "bn_vae", "--out", str(run), *data, *settings, *every, *more]
 
@@ -167,9 +170,9 @@ def test_two_processes_normalise_over_the_whole_batch(tmp_path):
     done = run_quietly(normalised(two, "--train.devices", "2", "--train.strategy", "ddp"))
     assert done.returncode == 0, done.stderr
     ours, theirs = weights(one), weights(two)
-    assert any(name.endswith("seen.value") for name in ours)
+    assert any(name.endswith("running.value") for name in ours)
     for name in ours:
-        atol = 3e-3 if name.endswith(("net.net.4.bias", "seen.value")) else 1e-4
+        atol = 3e-3 if name.endswith(("net.net.4.bias", "running.value")) else 1e-4
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
     bounds = [float((run / "metrics.csv").read_text().splitlines()[-1].split(",")[3]) for run in (one, two)]
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-4)
@@ -204,25 +207,25 @@ def test_feed_gives_the_batches_in_their_order(tmp_path):
         next(iter(Feed(Samples(pixels[:2], []), batches, pinned=False)))
 
 
-def test_weight_decay_and_pace_reach_the_right_parameters():
-    """Every parameter is in one group; only networks' weights decay; sigma_2 learns at its pace."""
-    model = glow((3, 8, 8), levels=1, depth=2, width=8)
+def test_weight_decay_and_lr_scale_reach_the_right_parameters():
+    """Every parameter is in one group; only networks' weights decay; sigma_2 learns at its own rate."""
+    model = glow((3, 8, 8), flow=Glow(levels=1, depth=2, width=8))
     groups = parameter_groups(model, 1e-3, 0.1)
     ours = [id(p) for g in groups for p in g["params"]]
     assert sorted(ours) == sorted(id(p) for p in model.parameters())
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     for name, p in model.named_parameters():
-        assert (id(p) in decayed) == (name.endswith("weight")), name
-    variational = vae((1, 8, 8), latent=2, width=8, levels=1, pace=30.0)
+        assert (id(p) in decayed) == ("weight" in name.rpartition(".")[2]), name
+    variational = vae((1, 8, 8), coder=SMALL, decoder=GaussianDecoder(lr_scale=30.0))
     fast = [g for g in parameter_groups(variational, 1e-3, 0.0) if g["lr"] == pytest.approx(0.03)]
-    assert [id(p) for g in fast for p in g["params"]] == [id(variational.decoder.params.log_std)]
+    assert [id(p) for g in fast for p in g["params"]] == [id(variational.decoder.conditioner.log_std)]
 
 
 def test_average_is_a_weighted_mean_that_short_runs_shorten():
     """d grows from 1/10 to --train.ema, and average <- d average + (1 - d) weights."""
     assert decay(0.999, 1) == pytest.approx(1 / 10)
     assert decay(0.9, 1000) == 0.9 and decay(0.0, 5) == 0.0
-    training = Training(vae((1, 8, 8), latent=2, width=8, levels=1), TrainSettings(), toy_images(1))
+    training = Training(vae((1, 8, 8), coder=SMALL), TrainSettings(), toy_images(1))
     before = [p.clone() for p in training.average.parameters()]
     with torch.no_grad():
         for p in training.model.parameters():
@@ -244,7 +247,7 @@ class Poisoned(Training):
 
 def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("fvae.train.Training", Poisoned)
-    model, images = vae((1, 8, 8), latent=2, width=8, levels=1), toy_images()
+    model, images = vae((1, 8, 8), coder=SMALL), toy_images()
     settings = TrainSettings(steps=8, batch_size=8, every=4, test_images=8, accelerator="cpu")
     lines: list[str] = []
     last = train(model, images, images, tmp_path / "run", settings, report=lines.append)
@@ -258,7 +261,7 @@ def test_many_non_finite_steps_in_a_row_stop_with_a_message(tmp_path, monkeypatc
     monkeypatch.setattr(Poisoned, "at", set(range(1000)))
     settings = TrainSettings(steps=100, batch_size=8, every=100, test_images=8, accelerator="cpu")
     with pytest.raises(UserError, match="50 steps in a row had no finite gradient; try a smaller"):
-        train(vae((1, 8, 8), latent=2, width=8, levels=1), toy_images(), toy_images(), tmp_path / "run", settings)
+        train(vae((1, 8, 8), coder=SMALL), toy_images(), toy_images(), tmp_path / "run", settings)
 
 
 @pytest.mark.parametrize(("amount", "warned"), [(8, True), (255, False)])
@@ -266,13 +269,14 @@ def test_a_decoder_too_wide_for_the_data_is_warned_of(tmp_path, amount, warned):
     """sigma_2 above the data's largest singular value over sqrt(N) makes codes that say nothing the best: a line."""
     images = toy_images()
     images.values[:] = images.values // (256 // amount)
-    model = vae((1, 8, 8), latent=2, width=8, levels=1, sigma_2=0.3, sigma_2_kind="fixed")
+    model = vae((1, 8, 8), coder=SMALL, decoder=GaussianDecoder(sigma=0.3, std="fixed"))
     flat = images.values.reshape(len(images), -1) / 128
     largest = np.linalg.svd(flat - flat.mean(0), compute_uv=False)[0] / np.sqrt(len(flat))
     assert widest(model, images) == pytest.approx(largest, rel=1e-5) and (largest < 0.3) == warned
     lines: list[str] = []
     train(model, images, images, tmp_path / "run", quick(2), report=lines.append)
-    assert any(f"sigma_2 0.3 is above {largest:.3g}" in line for line in lines) == warned
+    told = [line for line in lines if f"sigma_2 0.3 is above {largest:.3g}" in line]
+    assert [line.endswith("a smaller --model.decoder.sigma") for line in told] == [True] * warned
 
 
 def test_compiled_training_is_the_same(tmp_path, monkeypatch):
@@ -283,7 +287,7 @@ def test_compiled_training_is_the_same(tmp_path, monkeypatch):
     for compile in (False, True):
         torch.manual_seed(0)
         torch._dynamo.reset()
-        model = f_vae((1, 8, 8), squeezes=1, blocks=1, hidden=8, levels=1, depth=2, width=8)
+        model = f_vae((1, 8, 8), coder=Squeezing(hidden=8), flow=Glow(levels=1, depth=2, width=8))
         settings.compile = compile
         with torch._dynamo.config.patch(error_on_recompile=True):
             rows.append(train(model, images, images, tmp_path / str(compile), settings, report=lambda line: None))
@@ -305,7 +309,7 @@ def quick(steps: int, **rest) -> TrainSettings:
 def test_a_run_on_rows_learns_and_tells_nats(tmp_path):
     """Its bound is of the data in their own units: below that of a Gaussian of the same covariance."""
     data, test = toy_rows(2000), toy_rows(2000)
-    model = glow((2,), depth=6, width=32)
+    model = glow((2,), flow=Glow(depth=6, width=32))
     last = train(model, data, test, tmp_path / "run", quick(300, batch_size=64, lr=5e-3), report=lambda line: None)
     log_det = np.linalg.slogdet(np.cov(data.values.T.astype(float)))[1]
     assert last["test_nats"] < 0.5 * log_det + 1 + np.log(2 * np.pi) - 0.1
@@ -319,10 +323,10 @@ def test_a_run_on_rows_learns_and_tells_nats(tmp_path):
 @pytest.mark.parametrize("n", [513, 514, 2049])
 def test_statistics_of_evaluation_are_those_of_the_data(tmp_path, n):
     """Whatever is left over by batches of 512: the kept statistics normalise the training data."""
-    model = bn_vae((2,), latent=2, width=8)
+    model = bn_vae((2,), coder=SMALL)
     train(model, toy_rows(n), toy_rows(20), tmp_path, quick(2), report=print)
     kept = load(tmp_path)
-    mean, log_std = kept.posterior.params(kept.scale(torch.from_numpy(toy_rows(n).values))[0])
+    mean, log_std = kept.gaussian_of(kept.preprocess(torch.from_numpy(toy_rows(n).values))[0], None)
     total = (mean.square() + torch.exp(2 * log_std)).mean(0)
     torch.testing.assert_close(mean.mean(0), torch.zeros(2), rtol=0, atol=0.02)
     torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=0.02)
@@ -330,7 +334,7 @@ def test_statistics_of_evaluation_are_those_of_the_data(tmp_path, n):
 
 def test_a_batch_of_one_cannot_be_normalised(tmp_path):
     with pytest.raises(UserError, match=r"--train.batch_size 1: this model normalises over a batch; expected 2"):
-        train(bn_vae((2,), latent=2, width=8), toy_rows(), toy_rows(20), tmp_path, quick(2, batch_size=1))
+        train(bn_vae((2,), coder=SMALL), toy_rows(), toy_rows(20), tmp_path, quick(2, batch_size=1))
 
 
 @pytest.mark.parametrize("make", [toy_rows, toy_images])
@@ -340,8 +344,9 @@ def test_labels_reach_the_right_samples(tmp_path, make, monkeypatch):
     labels = np.arange(len(data)) % 7
     data.values.reshape(len(data), -1)[:, 0] = labels
     data = Samples(data.values, data.names, labels, [], ["a", "b"])
-    model = cvae(data.shape, classes=7, latent=2, width=8, levels=1)
-    before = model.prior.flows[1].params.mean.clone()
+    model = cvae(data.shape, classes=7, coder=SMALL)
+    means = model.prior.flows[1].flow.conditioner.mean
+    before = means.detach().clone()
 
     def check(model, x, y, *args, own=LatentModel.draws, **kwargs):
         assert torch.equal(x.flatten(1)[:, 0].long(), y)
@@ -350,12 +355,12 @@ def test_labels_reach_the_right_samples(tmp_path, make, monkeypatch):
 
     monkeypatch.setattr(LatentModel, "draws", check)
     train(model, data, data, tmp_path / "run", quick(4), report=lambda line: None)
-    assert len(seen) >= 6 and (model.prior.flows[1].params.mean != before).all()
+    assert len(seen) >= 6 and (means != before).all()
 
 
 @pytest.mark.parametrize("classes", [0, 2])
 def test_other_labels_are_other_data_where_they_are_used(tmp_path, classes):
-    data, model = toy_rows(), glow((2,), depth=1, width=8, classes=classes)
+    data, model = toy_rows(), glow((2,), flow=Glow(depth=1, width=8), classes=classes)
     train(model, data, data, tmp_path / "run", quick(2), report=lambda line: None)
     assert step_to_resume(tmp_path / "run", model, data) == 2
     others = Samples(data.values, data.names, 1 - data.labels)
@@ -367,10 +372,10 @@ def test_other_labels_are_other_data_where_they_are_used(tmp_path, classes):
 
 
 STATISTICS = {
-    "one-sided": functools.partial(bn_vae, form="one-sided"),
+    "one-sided": functools.partial(bn_vae, posterior=OneSided()),
     "two-sided": bn_vae,
     "of classes": functools.partial(bn_vae, classes=2),
-    "best sigma_2": functools.partial(vae, sigma_2_kind="closed", bins="dequantised"),
+    "optimal sigma_2": functools.partial(vae, decoder=GaussianDecoder(std="optimal", likelihood="density")),
 }
 
 
@@ -382,7 +387,7 @@ def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
 
     def go(run: str, steps: int, resume: bool = False) -> dict[str, float]:
         torch.manual_seed(0)
-        model = STATISTICS[make](data.shape, latent=2, width=8, levels=1)
+        model = STATISTICS[make](data.shape, coder=SMALL)
         return train(model, data, data, tmp_path / run, quick(steps), resume, report=lambda line: None)
 
     whole = go("whole", 12)
@@ -390,16 +395,16 @@ def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
     parts = go("parts", 12, resume=True)
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert {k: v for k, v in whole.items() if "test" in k} == {k: v for k, v in parts.items() if "test" in k}
-    counts = {name: int(w) for name, w in weights(tmp_path / "whole").items() if name.endswith("seen.count")}
+    counts = {name: int(w) for name, w in weights(tmp_path / "whole").items() if name.endswith("running.count")}
     assert {n for name, n in counts.items() if name.startswith("model.")} == {1 + 12}  # actnorms' batch, and the steps
 
 
 def test_bf16_keeps_the_flow_in_float32(tmp_path):
     """Under bf16-mixed the networks compute in bfloat16, terms and saved weights stay float32, and it trains."""
-    model, images = glow((1, 8, 8), levels=1, depth=2, width=16, bits=4), toy_images()
+    model, images = glow((1, 8, 8), flow=Glow(levels=1, depth=2, width=16), bits=4), toy_images()
     seen: dict[str, torch.dtype] = {}
-    couplings = [m for name, m in model.named_modules() if name.endswith("params.net")]
-    couplings[0].register_forward_hook(lambda m, args, out: seen.update(network=out.dtype))
+    network = next(m for m in model.modules() if isinstance(m, CouplingNet))
+    network.register_forward_hook(lambda m, args, out: seen.update(network=out.dtype))
     model.register_forward_hook(lambda m, args, out: seen.update(terms=out.log_z.dtype))
     settings = TrainSettings(
         steps=6, batch_size=8, every=6, test_images=8, accelerator="cpu", precision="bf16-mixed", warmup=0
@@ -415,10 +420,10 @@ def test_bf16_keeps_the_flow_in_float32(tmp_path):
 def test_time_budget_ends_the_run_and_is_kept_across_sessions(tmp_path):
     images = toy_images()
     settings = TrainSettings(minutes=0.02, batch_size=8, every=20, test_images=8, accelerator="cpu")
-    first = train(vae((1, 8, 8), latent=2, width=8, levels=1), images, images, tmp_path / "run", settings)
+    first = train(vae((1, 8, 8), coder=SMALL), images, images, tmp_path / "run", settings)
     assert 1.2 <= first["seconds"] < 30
     began = time.monotonic()
-    again = train(vae((1, 8, 8), latent=2, width=8, levels=1), images, images, tmp_path / "run", settings, resume=True)
+    again = train(vae((1, 8, 8), coder=SMALL), images, images, tmp_path / "run", settings, resume=True)
     assert again["seconds"] >= first["seconds"]
     assert again["step"] <= first["step"] + 20
     assert time.monotonic() - began < 60

@@ -16,38 +16,33 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from fvae import load
-from fvae.atoms import log_normal
-from fvae.bound import LatentModel, Terms, some_labels
 from fvae.cli import main
 from fvae.data import load_data
+from fvae.density import log_normal, to_unit
 from fvae.evaluate import batches, bounds, summary
-from fvae.flows import Chain, Flatten, Unconditional
-from fvae.likelihoods import to_unit
+from fvae.flows import Chain, Flatten
+from fvae.model import LatentModel, Terms
 from fvae.recipes import RECIPES
 from fvae.runs import read_metrics
 from fvae.settings import DataSettings
 
 BITS, DIMS = 4, 64
 TRAIN = {"steps": 80, "every": 20, "batch_size": 32, "lr": 5e-3, "warmup": 10, "accelerator": "cpu"}
-STEPS = {"levels": 2, "depth": 2, "width": 16}
-CODERS = {
-    "latent": 4,
-    "width": 16,
-    "levels": 1,
-    "pace": 3,
-}  # at the default pace sigma_2 grows first, and codes collapse
-SQUEEZES = {"squeezes": 1, "blocks": 1, "hidden": 16}
+STEPS = {"flow.levels": 2, "flow.depth": 2, "flow.width": 16}
+CODERS = {"coder.size": 4, "coder.width": 16, "coder.levels": 1}
+CODERS |= {"decoder.lr_scale": 3}  # at the default rate sigma_2 grows first, and codes collapse
+SQUEEZES = {"coder.squeezes": 1, "coder.blocks": 1, "coder.hidden": 16}
 SMALL: dict[str, dict] = {
-    "nice": {"depth": 4, "width": 64, "hidden": 1, "lr": 3e-2},  # its scales are those of the digits' 64 values
+    "nice": {"flow.depth": 4, "flow.width": 64, "flow.hidden": 1, "lr": 3e-2},  # its scales are the digits' 64 values'
     "realnvp": STEPS,
-    "glow": STEPS | {"depth": 4, "width": 32},
+    "glow": STEPS | {"flow.depth": 4, "flow.width": 32},
     "noisy_flow": STEPS | {"sigma": 0.1},
     "vae": CODERS,
     "cvae": CODERS | {"lr": 1e-2},  # with sigma_2 fixed at 1 its bound pulls least at the images
     "bn_vae": CODERS,
     "f_vae": SQUEEZES | STEPS,
-    "f_vae_general": SQUEEZES | STEPS | {"depth": 1},
-    "f_vae_reduced": CODERS | {"flow_depth": 2, "flow_width": 16},
+    "f_vae_general": SQUEEZES | STEPS | {"flow.depth": 1},
+    "f_vae_reduced": CODERS | {"flow.depth": 2, "flow.width": 16, "posterior.lr_scale": 3},
 }
 FLOWS = ("nice", "realnvp", "glow")
 GAUSSIAN = ("vae", "cvae", "bn_vae")
@@ -118,16 +113,16 @@ def test_all_is_trained_but_what_is_fixed(trained, name):
     torch.manual_seed(0)  # that of the run
     begun = RECIPES[name](model.shape, **model.config["settings"]).state_dict()
     same = {key for key, a in model.state_dict().items() if torch.equal(a, begun[key])}
-    fixed = {"decoder.params.log_std"} if name in ("noisy_flow", "cvae") else set()
-    fixed |= {"posterior.params.log_std"} if name == "noisy_flow" else set()
-    assert same == fixed | {key for key in begun if key.endswith((".order", ".back", ".signs"))}
+    fixed = {"decoder.conditioner.log_std"} if name in ("noisy_flow", "cvae") else set()
+    fixed |= {"posterior.conditioner.log_std"} if name == "noisy_flow" else set()
+    assert same == fixed | {key for key in begun if key.endswith((".order", ".signs"))}
 
 
 @pytest.mark.parametrize("name", SEEN)
 def test_trained_models_sample_images(trained, name):
     """Samples at T = 0.7 are finite, differ from each other, and all but a few values are near the 16 bins."""
     model = load(trained(name))
-    x = model.sample(64, some_labels(model, 64), temperature=0.7)
+    x = model.sample(64, model.draw_labels(64), temperature=0.7)
     assert x.shape == (64, 1, 8, 8) and x.isfinite().all() and x.std(0).mean() > 0.5
     assert ((x > -4) & (x < 20)).double().mean() > 0.95
 
@@ -160,7 +155,7 @@ def test_trained_log_determinants_are_those_of_autograd(trained, name):
 
 @pytest.mark.parametrize("name", FLOWS)
 @torch.no_grad()
-def test_a_trained_flow_is_the_likelihood_of_dequantised_images(trained, name):
+def test_a_trained_flow_is_the_likelihood_of_dequantized_images(trained, name):
     """Its loss is D bits log 2 - log density of the flow at (x + Phi(u)) / 2^bits, sample by sample."""
     model = load(trained(name)).double()
     x, _ = digits(model, 16)
@@ -175,7 +170,7 @@ def test_a_trained_noisy_flow_is_the_likelihood_of_noisy_data(trained):
     """Its loss is the flow's NLL at x + sigma u and D (w^2 / (24 sigma^2) - log w), the cost of a bin of width w."""
     model = load(trained("noisy_flow")).double()
     x, _ = digits(model, 16)
-    u, sigma, w = model.noise(16), model.posterior.params.std, 2 / 2**BITS
+    u, sigma, w = model.noise(16), model.posterior.conditioner.log_std.exp(), 2 / 2**BITS
     assert sigma.item() == pytest.approx(SMALL["noisy_flow"]["sigma"], rel=1e-6)  # on disk in float32
     e, logdet = model.prior(to_unit(x, BITS) + sigma * u)
     cost = DIMS * (w**2 / (24 * sigma**2) - math.log(w))
@@ -189,8 +184,8 @@ def test_the_rate_of_a_trained_vae_is_the_formula(trained, name):
     has that mean."""
     model, n = load(trained(name)).double(), 4000
     x, y = digits(model, 3)
-    mean, log_std = model.posterior.params(model.given(x, y))
-    prior = 0.0 if y is None else model.prior.flows[1].params.mean[y]
+    mean, log_std = model.gaussian_of(x, y)
+    prior = 0.0 if y is None else model.prior.flows[1].flow.conditioner.mean[y]
     kl = 0.5 * ((mean - prior).square() + torch.exp(2 * log_std) - 2 * log_std - 1).sum(1)
     torch.testing.assert_close(model(x, y).rate, kl, rtol=1e-10, atol=1e-10)
     assert (kl > 0.5).all()  # the codes tell something
@@ -209,9 +204,9 @@ def test_a_trained_flow_may_move_from_the_prior_to_the_posterior(trained, name):
     """
     ours = load(trained(name)).double()
     decoder = copy.deepcopy(ours.decoder)
-    decoder.params.net = After(ours.prior, decoder.params.net)
+    decoder.conditioner.net = After(ours.prior, decoder.conditioner.net)
     published = LatentModel(
-        posterior=Chain(ours.posterior, Unconditional(ours.prior)),
+        posterior=Chain(ours.posterior, ours.prior),
         decoder=decoder,
         prior=Flatten((math.prod(ours.latent),)),
         shape=ours.shape,

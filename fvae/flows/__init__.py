@@ -1,36 +1,33 @@
 """Invertible maps: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond) -> x``."""
 
-from fvae.flows.affine import ActNorm, Colour, Standardise, Whiten
-from fvae.flows.base import Chain, Flow, Inverse, Unconditional
+from fvae.flows.base import Chain, Flow, Inverse
 from fvae.flows.coupling import Checkerboard, Coupling
-from fvae.flows.dequantise import Dequantise
+from fvae.flows.dequantize import Dequantize, PointMass
+from fvae.flows.elementwise import ActNorm, Elementwise, Standardize, scaling, standard_normal, with_classes
 from fvae.flows.linear import InvertibleConv
 from fvae.flows.multiscale import FactorOut, multiscale
-from fvae.flows.reshape import Exact, Flatten, Permute, Squeeze, reverse, shuffle
-from fvae.flows.steps import Steps, one_by_one, set_reversible
+from fvae.flows.reshape import Flatten, Permute, Squeeze, reverse, shuffle
 
 __all__ = [
     "ActNorm",
     "Chain",
     "Checkerboard",
-    "Colour",
     "Coupling",
-    "Dequantise",
-    "Exact",
+    "Dequantize",
+    "Elementwise",
     "FactorOut",
     "Flatten",
     "Flow",
     "Inverse",
     "InvertibleConv",
     "Permute",
+    "PointMass",
     "Squeeze",
-    "Standardise",
-    "Steps",
-    "Unconditional",
-    "Whiten",
+    "Standardize",
     "multiscale",
-    "one_by_one",
     "reverse",
-    "set_reversible",
+    "scaling",
     "shuffle",
+    "standard_normal",
+    "with_classes",
 ]

@@ -1,60 +1,69 @@
-"""Coupling: half of the channels sets the shift and scale of the other half."""
+"""Coupling: half of the values sets the transform of the other half."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fvae.atoms import colour, whiten
+from fvae.conditioners.base import parameters_of, takes_condition
+from fvae.density import total
 from fvae.flows.base import Flow
+from fvae.transforms import Affine, Transform
 
 
 class Coupling(Flow):
-    """z_1 = x_1, z_2 = mean(x_1, cond) + std(x_1, cond) x_2: log-determinant sum log std.
+    """z_1 = x_1, z_2 = T(x_2; parameters(x_1, cond)): log-determinant that of T.
 
-    Shapes: (B, C, *) to itself; x_1 are the first ``keep`` channels. Affine with ``Split`` (Dinh et al., 2017),
-    additive with ``MeanOnly`` (Dinh et al., 2015). The shift comes after the scale: weights of codes that compute
-    (x_2 + t) s are not interchangeable.
+    Shapes: (B, C, *) to itself; x_1 are the first ``keep`` channels. Affine (Dinh et al., 2017) unless ``transform``
+    says otherwise. ``conditioner(x_1)`` returns the transform's parameters, or one tensor (B, P C, *) that is split
+    into them and constrained; one that declares ``classes``, ``context`` or ``conditional`` is called with
+    (x_1, cond). The shift comes after the scale: weights of codes that compute (x_2 + t) s are not interchangeable.
     """
 
-    def __init__(self, params: nn.Module, keep: int):
+    def __init__(self, conditioner: nn.Module, keep: int, transform: Transform | None = None):
         super().__init__()
-        self.params, self.keep = params, keep
+        self.conditioner, self.keep = conditioner, keep
+        self.transform = Affine(bound=3.0) if transform is None else transform
+        self.conditional = takes_condition(conditioner)
+
+    def parameters_for(self, x1: Tensor, cond: Any = None) -> tuple[Tensor, ...]:
+        given = (x1, cond) if self.conditional else (x1,)
+        return parameters_of(self.conditioner, self.transform, *given)
 
     def forward(self, x, cond=None):
         x1, x2 = x[:, : self.keep], x[:, self.keep :]
-        z2, logdet = colour(x2, *self.params(x1, cond))
-        return torch.cat([x1, z2], 1), logdet
+        z2, log_derivative = self.transform(x2, *self.parameters_for(x1, cond))
+        return torch.cat([x1, z2], 1), total(log_derivative.expand_as(x2))
 
-    def inverse(self, z, cond=None):
+    def inverse_and_log_det(self, z, cond=None):
         z1, z2 = z[:, : self.keep], z[:, self.keep :]
-        x2, _ = whiten(z2, *self.params(z1, cond))
-        return torch.cat([z1, x2], 1)
+        x2, log_derivative = self.transform.inverse(z2, *self.parameters_for(z1, cond))
+        return torch.cat([z1, x2], 1), total(log_derivative.expand_as(z2))
 
 
-class Checkerboard(Flow):
-    """Coupling by place: the fields of one colour set the shift and scale of the others (Dinh et al., 2017).
+class Checkerboard(Coupling):
+    """Coupling by position: the pixels of one color set the transform of the others (Dinh et al., 2017).
 
-    Shapes: (B, C, H, W) to itself; the fields with (row + column) % 2 = ``colour`` stay. The network sees an image with
-    0 in the others' places.
+    Shapes: (B, C, H, W) to itself; the pixels with (row + column) % 2 = ``color`` stay. The conditioner sees an image
+    with 0 in place of the others.
     """
 
-    def __init__(self, params: nn.Module, colour: int):
-        super().__init__()
-        self.params, self.colour = params, colour
+    def __init__(self, conditioner: nn.Module, color: int, transform: Transform | None = None):
+        super().__init__(conditioner, 0, transform)
+        self.color = color
 
     def moving(self, x: Tensor) -> Tensor:
-        """(H, W): 1 where values are shifted and scaled, 0 where they stay."""
+        """(H, W): where values are transformed."""
         rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
-        return ((rows[:, None] + columns) % 2 != self.colour).to(x.dtype)
-
-    def shift_and_scale(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-        moving = self.moving(x)
-        mean, log_std = self.params(x * (1 - moving), cond)
-        return mean * moving, log_std * moving
+        return (rows[:, None] + columns) % 2 != self.color
 
     def forward(self, x, cond=None):
-        return colour(x, *self.shift_and_scale(x, cond))
+        return self.of_moving(self.transform, x, cond)
 
-    def inverse(self, z, cond=None):
-        return whiten(z, *self.shift_and_scale(z, cond))[0]
+    def inverse_and_log_det(self, z, cond=None):
+        return self.of_moving(self.transform.inverse, z, cond)
+
+    def of_moving(self, transform: Any, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+        moving = self.moving(x)
+        z, log_derivative = transform(x, *self.parameters_for(torch.where(moving, 0, x), cond))
+        return torch.where(moving, z, x), total(torch.where(moving, log_derivative, 0).expand_as(x))

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from fvae.flows.base import Flow
-from fvae.params import without_autocast
+from fvae.precision import without_autocast
 
 
 class InvertibleConv(Flow):
-    """z = W x at each place, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
+    """z = W x at each position, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
 
     Shapes: (B, C, *) to itself. W starts as a random orthogonal matrix; P and the signs of s stay fixed, and one (C, C)
     parameter holds L below its diagonal (L's own is 1), U above it and log |s| on it. No determinant is ever taken (one
@@ -16,11 +16,12 @@ class InvertibleConv(Flow):
     autocast: it is part of the flow's own path.
 
     A step that moves every entry by the learning rate moves W by up to C times that, and from about 100 channels on
-    training at the networks' rate explodes: the optimiser gives it ``pace`` = min(1, 16 / C) times that rate.
+    training at the networks' rate explodes: the optimiser gives it ``lr_scale`` = min(1, 16 / C) times that rate.
     """
 
     order: Tensor
     signs: Tensor
+    weight_decay = False
 
     def __init__(self, channels: int):
         super().__init__()
@@ -30,18 +31,23 @@ class InvertibleConv(Flow):
         dtype = torch.get_default_dtype()
         self.register_buffer("order", p.argmax(1))  # row i of P a is row order[i] of a
         self.register_buffer("signs", s.sign().to(dtype))
-        self.pace = min(1.0, 16 / channels)
+        self.lr_scale = min(1.0, 16 / channels)
         self.lu = nn.Parameter((lower.tril(-1) + upper.triu(1) + s.abs().log().diag()).to(dtype))
 
     def forward(self, x, cond=None):
         with without_autocast(x):
             z = mix(product(self.lu, self.signs, self.order), x)
-        places = x[0, 0].numel()
-        return z, (places * self.lu.diagonal().sum()).expand(len(x))
+        return z, self.log_det(x)
 
     def inverse(self, z, cond=None):
         with without_autocast(z):
             return mix(inverse_product(self.lu, self.signs, self.order), z)
+
+    def inverse_and_log_det(self, z, cond=None):
+        return self.inverse(z), -self.log_det(z)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        return (x[0, 0].numel() * self.lu.diagonal().sum()).expand(len(x))
 
 
 def triangles(lu: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,10 @@
-"""Maps that only move values about: log-determinant 0."""
+"""Flows that only move values: log-determinant 0."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fvae.flows.base import Flow
-
-
-def no_change(x: Tensor) -> Tensor:
-    """A log-determinant of 0 for each sample: (B,), float32 or wider."""
-    return torch.zeros(len(x), device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+from fvae.flows.base import Flow, no_change
 
 
 class Squeeze(Flow):
@@ -40,38 +35,24 @@ class Flatten(Flow):
         return z.unflatten(1, self.shape)
 
     @property
-    def translates(self) -> bool:
+    def translation(self) -> bool:
         return True
-
-
-class Exact(Flow):
-    """z = x, the condition: the posterior of a flow on continuous data, which takes no noise: u is (B, 0)."""
-
-    noise_shape = (0,)
-
-    def forward(self, u, cond=None):
-        return cond, no_change(cond)
-
-    def inverse(self, z, cond=None):
-        return z.flatten(1)[:, :0]
 
 
 class Permute(Flow):
     """A fixed order of the channels, kept with the weights: (B, C, *) -> (B, C, *)."""
 
     order: Tensor
-    back: Tensor
 
     def __init__(self, order: Tensor):
         super().__init__()
         self.register_buffer("order", order)
-        self.register_buffer("back", order.argsort())
 
     def forward(self, x, cond=None):
         return x.index_select(1, self.order), no_change(x)
 
     def inverse(self, z, cond=None):
-        return z.index_select(1, self.back)
+        return z.index_select(1, self.order.argsort())
 
 
 def reverse(channels: int) -> Permute:

@@ -3,9 +3,36 @@
 import math
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvae.nets.products import Conv2d, CouplingNet
+
+def channels_last(x: Tensor) -> Tensor:
+    """x with its channels innermost in memory on a CPU; elsewhere, and in a graph, the library chooses the layout."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution as a matrix product: (B, c_in, H, W) -> (B, c_out, H, W)."""
+    near = x.permute(0, 2, 3, 1)
+    z = F.linear(near.flatten(0, 2), weight[:, :, 0, 0], bias)
+    return z.unflatten(0, near.shape[:3]).permute(0, 3, 1, 2)
+
+
+class Conv2d(nn.Conv2d):
+    """A 1x1 or 3x3 convolution, stride 1, same size out as in, in channels-last on a CPU.
+
+    (B, c_in, H, W) -> (B, c_out, H, W).
+    """
+
+    def __init__(self, c_in: int, c_out: int, size: int, bias: bool = True):
+        super().__init__(c_in, c_out, size, padding=size // 2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.weight, self.bias) if self.kernel_size == (1, 1) else super().forward(channels_last(x))
 
 
 def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
@@ -14,14 +41,6 @@ def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
     for p in conv.parameters():
         nn.init.zeros_(p)
     return conv
-
-
-def coupling_net(c_in: int, c_out: int, width: int) -> CouplingNet:
-    """conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (zero): (B, c_in, H, W) -> (B, c_out, H, W)."""
-    net = CouplingNet(c_in, c_out, width)
-    for p in net[-1].parameters():
-        nn.init.zeros_(p)
-    return net
 
 
 class Residual(nn.Module):
@@ -46,7 +65,7 @@ class Residual(nn.Module):
 class ConvNeXt(nn.Module):
     """x + conv1x1(GELU(conv1x1(GroupNorm(depthwise 7x7(x))))), the last at zero: (B, C, H, W) to itself.
 
-    ConvNeXt's (Liu et al., 2022). One group is their LayerNorm over channels, taken over places too.
+    ConvNeXt's (Liu et al., 2022). One group is their LayerNorm over channels, taken over positions too.
     """
 
     def __init__(self, channels: int, hidden: int):
@@ -101,8 +120,8 @@ def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, bl
             *(Residual(b, b) for _ in range(blocks)),
             nn.ReLU(),
         ]
-    places = (h >> levels) * (w >> levels)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * places, out))
+    positions = (h >> levels) * (w >> levels)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * positions, out))
 
 
 def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:

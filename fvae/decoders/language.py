@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvae.nets.text import BOS, EOS, PAD, UNK, State
-from fvae.params import without_autocast
+from fvae.networks.text import BOS, EOS, PAD, UNK, State
+from fvae.precision import without_autocast
 
 
-class Tokens(nn.Module):
+class LanguageModel(nn.Module):
     """The probability of a sentence under a language model: log q(x|z) = sum_t log q(x_t | x_<t, z), in nats.
 
     ``x`` (B, T) token numbers, padded; the end of the sentence is a token that is predicted too, padding is none.
-    ``net`` is a decoder of ``fvae.nets.text``, ``longest`` counts the end. In training each token of what came before
-    is hidden (shown as unknown) with probability ``word_dropout`` (Bowman et al., 2016).
+    ``net`` is a decoder of ``fvae.networks.text``, ``longest`` counts the end. In training each token of what came
+    before is hidden (shown as unknown) with probability ``word_dropout`` (Bowman et al., 2016).
     """
 
     net: Any
     bits = None
-    noise = "none: the probability of the tokens"
+    likelihood = "none: the probability of the tokens"
 
     def __init__(self, net: nn.Module, longest: int, word_dropout: float = 0.0):
         super().__init__()

@@ -1,0 +1,11 @@
+"""Decoders p(x|z): ``forward(x, z) -> log p(x|z)`` (B,) in nats, ``mean(z) -> x``.
+
+A decoder that is conditioned on labels or context declares ``classes`` or ``context`` (itself or in a module inside it)
+and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`` says in words what its figures are.
+"""
+
+from fvae.decoders.exact import Exact
+from fvae.decoders.gaussian import DiscretizedGaussian, Gaussian
+from fvae.decoders.language import AdaptiveSoftmax, LanguageModel, Softmax
+
+__all__ = ["AdaptiveSoftmax", "DiscretizedGaussian", "Exact", "Gaussian", "LanguageModel", "Softmax"]

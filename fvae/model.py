@@ -1,0 +1,256 @@
+"""The one objective. A latent model is three parts, posterior, decoder and prior, on one path from noise to noise:
+
+    x                      x                       y
+    v                      ^ decoder p(x|z)        v
+    u --> posterior F_x --> z ------------> prior P_y --> e ~ N(0, I)
+          + log|det|                        + log|det|
+
+    loss = log N(u) - log|det F_x| - log p(x|z) - ( log N(e) + log|det P_y| )
+
+in the mean over u an upper bound on -log p(x), in nats (Su & Wu, 2018). VAE, flows and f-VAE are choices of the parts.
+With Kingma & Welling's letters q(z|x) is the posterior, here the law of F_x(u), and p(z) the prior's density.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fvae.conditioners import mean_over_processes
+from fvae.conditioners.base import declared
+from fvae.density import log_normal, mean_log_normal, total
+from fvae.flows import Chain
+from fvae.transforms import Affine
+
+
+class Terms(NamedTuple):
+    """The four terms of the objective, in nats, each (B,)."""
+
+    log_u: Tensor  # log N(u; 0, I)
+    log_det: Tensor  # log |det dF_x(u)/du|
+    log_x: Tensor  # log p(x|z)
+    log_z: Tensor  # log p(z|y): log N(e) + log |det| of the prior
+    kl: Tensor | None = None  # (B, d): the rate by dimension, where posterior and prior are both Gaussian
+
+    @property
+    def rate(self) -> Tensor:
+        """log q(z|x) - log p(z|y): what z costs; its mean over u is KL(q(z|x) || p(z|y))."""
+        return self.log_u - self.log_det - self.log_z
+
+    @property
+    def distortion(self) -> Tensor:
+        """-log p(x|z): what x costs once z is known."""
+        return -self.log_x
+
+    def loss(self, beta: float = 1.0, free_nats: float = 0.0, free_nats_per_dim: float = 0.0) -> Tensor:
+        """Mean over the batch of distortion + beta rate: a scalar, nats a sample.
+
+        With free nats, the rate counts as at least that much, so that nothing is gained by a rate below it: of the
+        whole mean, or of each dimension's (free bits; Kingma et al., 2016). Raises ``ValueError`` for
+        ``free_nats_per_dim`` where the rate has no parts.
+        """
+        rate = self.rate.mean()
+        if free_nats_per_dim:
+            if self.kl is None:
+                raise ValueError(
+                    "free_nats_per_dim: expected a Gaussian posterior and prior, whose rate has a part a dimension"
+                )
+            rate = mean_over_processes(self.kl.mean(0)).clamp(min=free_nats_per_dim).sum()
+        return self.distortion.mean() + beta * (mean_over_processes(rate).clamp(min=free_nats) if free_nats else rate)
+
+
+class LatentModel(nn.Module):
+    """Posterior, decoder and prior in one model; see the top of this module.
+
+    ``shape`` is a data sample's shape and ``latent`` that of z (and of u, unless the posterior declares another
+    ``noise_shape``); images enter and leave in bins 0 .. 2^bits - 1, other data on their own scale, from which
+    ``preprocess`` (a flow) brings them to the networks'; its volume counts for log p(x|z). The prior ends in flat codes
+    e of D values.
+
+    The parts may be any modules of their contracts (``fvae.flows.Flow`` for posterior and prior, ``fvae.decoders``).
+    One that declares ``classes`` (or ``context``), itself or in a module inside it, is conditioned on y: the prior is
+    called with y as its condition, such a posterior with (x, y) instead of x, such a decoder as ``decoder(x, z, y)``
+    and ``mean(z, y)``.
+    y is (B,) labels, (B, classes) weights of labels, or (B, context) numbers. ``modality`` says what the data are to
+    training and evaluation (``fvae.data``; default: numbers).
+
+    Calling the model gives the ``Terms`` to train on.
+    """
+
+    shape: Any
+    posterior: Any  # Any, since mypy takes every attribute of a module for a tensor
+    decoder: Any
+    prior: Any
+    preprocess: Any
+    config: dict[str, Any]  # recipe, shape and settings; empty where no recipe made it
+
+    def __init__(
+        self,
+        posterior: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        shape: tuple[int, ...],
+        latent: tuple[int, ...],
+        preprocess: nn.Module | None = None,
+        modality: Any = None,
+    ):
+        super().__init__()
+        self.posterior, self.decoder, self.prior = posterior, decoder, prior
+        self.preprocess = Chain() if preprocess is None else preprocess
+        self.shape, self.latent, self.modality, self.config = tuple(shape), tuple(latent), modality, {}
+        self.noise_shape = getattr(posterior, "noise_shape", self.latent)
+        self.classes, self.context = declared(self, "classes"), declared(self, "context")
+        self.takes_y = {
+            name: bool(declared(part, "classes") or declared(part, "context"))
+            for name, part in (("posterior", posterior), ("decoder", decoder))
+        }
+
+    def forward(self, x: Tensor, y: Tensor | None = None, u: Tensor | None = None, sampled: bool = False) -> Terms:
+        """The objective's terms for x (B, *shape), with u (B, *noise_shape) given or drawn.
+
+        Of a Gaussian posterior and prior, log N(u) and log p(z) are given as their means over u, so that the rate is
+        KL = 1/2 sum (mu^2 + sigma^2 - log sigma^2 - 1) without noise: near collapse the sampled one's gradient has
+        thousands of times the variance. With ``sampled`` every term is that of the u at hand.
+        """
+        u = self.noise(len(x)) if u is None else u
+        return self.draws(x, y, [u], sampled)[0]
+
+    def draws(self, x: Tensor, y: Tensor | None, us: list[Tensor], sampled: bool = False) -> list[Terms]:
+        """``forward`` for several u, in one pass of a Gaussian posterior's network, which doesn't see them."""
+        self.check(y)
+        x, volume = self.preprocess(x)
+        gaussian = self.gaussian_of(x, y)
+        if gaussian is None:
+            return [self.terms(x, y, volume, u, *self.posterior(u, self.condition(x, y))) for u in us]
+        mean, log_std = (a.expand_as(us[0]) for a in gaussian)
+        log_det = total(log_std)
+        found = [self.terms(x, y, volume, u, Affine()(u, mean, log_std)[0], log_det) for u in us]
+        if not getattr(self.prior, "translation", False):
+            return found
+        e = self.prior(mean, y)[0]
+        kl = 0.5 * (e.square() + (torch.exp(2 * log_std) - 2 * log_std - 1).flatten(1))
+        if sampled:
+            return [t._replace(kl=kl) for t in found]
+        log_u = torch.full_like(found[0].log_u, mean_log_normal(e[0].numel()))
+        return [t._replace(log_u=log_u, log_z=log_u - t.log_det - total(kl), kl=kl) for t in found]
+
+    def terms(self, x: Tensor, y: Tensor | None, volume: Tensor, u: Tensor, z: Tensor, log_det: Tensor) -> Terms:
+        """The four terms of one path, u to z to e."""
+        e, log_det_prior = self.prior(z, y)
+        log_x = self.decoder(x, z, y) if self.takes_y["decoder"] else self.decoder(x, z)
+        return Terms(log_normal(u), log_det, log_x + volume, log_normal(e) + log_det_prior)
+
+    # What the parts are conditioned on
+
+    def condition(self, x: Tensor, y: Tensor | None) -> Any:
+        """The posterior's condition: preprocessed x, and y where it declares that it takes that too."""
+        return (x, y) if self.takes_y["posterior"] else x
+
+    def check(self, y: Tensor | None) -> None:
+        """Refuse a y that no part takes, or none where one does; raises ``ValueError``."""
+        if y is None and (self.classes or self.context):
+            expected = f"labels 0 .. {self.classes - 1}" if self.classes else f"a context of {self.context} numbers"
+            raise ValueError(f"y: expected {expected}, found none: this model is conditioned on them")
+        if y is not None and not (self.classes or self.context):
+            raise ValueError("y: expected no labels: this model was made without classes")
+
+    def gaussian_of(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Mean and log standard deviation of q(z|x) for preprocessed x; None where the posterior offers none."""
+        offered = getattr(self.posterior, "gaussian", None)
+        return None if offered is None else offered(self.condition(x, y))
+
+    # Noise and codes
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """u ~ N(0, I): (n, *noise_shape), of the model's type and on its device, wherever the generator draws."""
+        return self.normal(n, self.noise_shape, generator)
+
+    def codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """e ~ N(0, I): (n, D), of the model's type and on its device, wherever the generator draws."""
+        return self.normal(n, self.latent, generator).flatten(1)
+
+    def normal(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        like = self.like
+        device = like.device if generator is None else generator.device
+        return torch.randn(n, *shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter (or buffer), which tells the model's type and device."""
+        return next(self.parameters(), next(self.buffers(), torch.empty(0)))
+
+    def draw_labels(self, n: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """n labels drawn evenly from those that the model knows; None where it takes none."""
+        if not self.classes:
+            return None
+        return torch.randint(self.classes, (n,), generator=generator).to(self.like.device)
+
+    # What a model is for
+
+    def elbo(self, x: Tensor, y: Tensor | None = None, samples: int = 1) -> Tensor:
+        """A lower bound on log p(x), or on log p(x|y), in nats: (B, *shape) -> (B,).
+
+        With one sample the evidence lower bound, -(rate + distortion), with the rate in closed form where it has one;
+        with K > 1 the importance-weighted bound of K draws, which is tighter (Burda et al., 2016). It is exact where
+        nothing is drawn. Raises ``ValueError`` for labels that are missing or that the model doesn't take.
+        """
+        if samples < 1:
+            raise ValueError(f"samples: expected 1 or more, found {samples}")
+        if samples == 1:
+            terms = self(x, y)
+            return -(terms.rate + terms.distortion)
+        return -importance_bound(self.draws(x, y, [self.noise(len(x)) for _ in range(samples)], sampled=True))
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The exact log-density of continuous data, in nats, of a model that is a flow: (B, *shape) -> (B,).
+
+        Of a flow of images, x is continuous on the scale of bins: values in [0, 2^bits), as integers plus noise are.
+        Raises ``ValueError`` for a model without an exact likelihood, whose ``elbo`` is a lower bound.
+        """
+        exact_latent = getattr(self.posterior, "exact_latent", None)
+        if exact_latent is None:
+            raise ValueError("log_prob: this model has no exact likelihood; elbo gives a lower bound on it")
+        self.check(y)
+        x, volume = self.preprocess(x)
+        z, log_det = exact_latent(x)
+        e, log_det_prior = self.prior(z, y)
+        return log_normal(e) + log_det_prior + log_det + volume
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D)."""
+        self.check(y)
+        u = torch.zeros(len(x), *self.noise_shape, dtype=self.like.dtype, device=self.like.device)
+        z, _ = self.posterior(u, self.condition(self.preprocess(x)[0], y))
+        return self.prior(z, y)[0]
+
+    def decode(self, e: Tensor, y: Tensor | None = None) -> Tensor:
+        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
+        self.check(y)
+        z = self.prior.inverse(e, y)
+        return self.preprocess.inverse(self.decoder.mean(z, y) if self.takes_y["decoder"] else self.decoder.mean(z))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        y: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T)."""
+        return self.decode(temperature * self.codes(n, generator), y)
+
+
+def importance_bound(terms: Iterable[Terms]) -> Tensor:
+    """The K-sample bound on -log p(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
+
+    In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). Raises ``ValueError`` for
+    terms that were not sampled, whose weights are not those of their draws.
+    """
+    terms = list(terms)
+    if any(t.kl is not None and t.kl.numel() and (t.log_u == mean_log_normal(t.kl.shape[1])).all() for t in terms):
+        raise ValueError("terms: expected those of model(x, sampled=True), found a rate in closed form")
+    log_weights = torch.stack([-(t.rate + t.distortion).double() for t in terms])
+    return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

@@ -1,0 +1,53 @@
+"""What a model takes from data without gradients: actnorm's first statistics, and those that evaluation knows."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fvae.conditioners import RunningStatistic
+from fvae.flows import ActNorm
+from fvae.flows.fused import one_by_one
+from fvae.model import LatentModel
+
+
+def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
+    """Set every ``ActNorm`` from one batch, in one pass: each sees the output of those before it, already set.
+
+    Data-dependent initialization (Kingma & Dhariwal, 2018). Call it once, before training (and before compiling or
+    wrapping for several devices), with a large batch x (256 is enough); ``fvae.fit`` does. A loaded model needs none.
+    """
+    hooks = [
+        m.register_forward_pre_hook(lambda flow, args: flow.fit(args[0]))
+        for m in model.modules()
+        if isinstance(m, ActNorm)
+    ]
+    try:
+        with torch.no_grad(), one_by_one(model):
+            model(x, y)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    """Set the statistics that evaluation uses, of batch normalization and optimal deviations, from these batches.
+
+    The statistics of averaged weights are not the average of statistics. A model without any is left alone.
+    """
+    running = [m for m in model.modules() if isinstance(m, RunningStatistic)]
+    if not running:
+        return
+    for statistic in running:
+        statistic.restart()
+    in_decoder = any(isinstance(m, RunningStatistic) for m in model.decoder.modules())
+    before, generator = model.training, torch.Generator().manual_seed(0)
+    model.train()
+    for x, y in batches:
+        u = model.noise(len(x), generator)
+        if in_decoder:
+            model(x, y, u)
+        else:
+            model.posterior(u, model.condition(model.preprocess(x)[0], y))
+    model.train(before)
