@@ -21,8 +21,8 @@ from torch import nn
 
 import fvae
 from fvae.data import load_data
+from fvae.data.pictures import save_picture, sheet, to_uint8
 from fvae.files import write_text
-from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.settings import DataSettings
 
 EACH = 200

@@ -29,8 +29,8 @@ from quality import quality, train_features
 import fvae
 from fvae.compare import compare
 from fvae.data import load_data
+from fvae.data.pictures import to_uint8
 from fvae.files import write_text
-from fvae.pictures import to_uint8
 from fvae.runs import read_metrics, read_yaml
 from fvae.settings import DataSettings
 

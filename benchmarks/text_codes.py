@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fvae.data.texts import read_lines
+from fvae.data.text import read_lines
 from fvae.files import write_bytes, write_text
 
 

@@ -26,10 +26,11 @@ def save(model: LatentModel, folder: str | Path) -> None:
     folder = Path(folder)
     if not model.config:
         raise UserError(f"{folder}: expected a model made by a recipe, which says how to build it again; found another")
-    config = {"format": FORMAT, "fvae": __version__, **model.config}
+    config = {"format": FORMAT, "fvae": __version__, **model.config, **model.modality.config}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+    model.modality.save(folder)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
@@ -50,7 +51,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
-    model.config |= {name: config[name] for name in ("columns", "labels", "vocabulary") if name in config}
+    model.modality = model.modality.restored(config, folder)
     return model.to(device).eval()
 
 

@@ -3,14 +3,13 @@
 Raises ``UserError`` for what its user can mend and ``MachineError`` for what the machine refused.
 """
 
-import csv
-import io
 import json
 import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterable
+import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,35 +17,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from fvae.checkpoint import load
+from fvae.checkpoint import load, read_config
 from fvae.checks import (
     at_least,
     at_most_seed,
     check_labels,
     data_of,
     need_latent,
-    need_seen,
-    say_cut,
-    say_discrete,
+    need_visible,
+    say,
     say_skipped,
-    say_unknown,
 )
-from fvae.data import Samples, load_data
-from fvae.data.images import read_files
-from fvae.data.texts import holds_text
-from fvae.data.vectors import discrete
+from fvae.data import Samples, load_data, modality_of
+from fvae.data.pictures import save_picture, sheet
+from fvae.data.text import VOCABULARY, Text, Vocabulary, Writing
 from fvae.errors import UserError
-from fvae.evaluate import batches, bits_of, bounds, gaussian_posterior, summary, to_bins, unit
-from fvae.files import need_file, need_folder, write_text
+from fvae.evaluate import batches, bounds, gaussian_posterior, summary
+from fvae.files import need_file, need_folder, write_arrays, write_csv, write_text
 from fvae.information import ACTIVE, information
-from fvae.kinds import KINDS, Images, Kind, Sentences, Writing, kind_of, vocabulary_begun
 from fvae.model import LatentModel
-from fvae.outputs import read_codes, write_arrays
-from fvae.pictures import save_picture, sheet, to_uint8
 from fvae.recipes import RECIPES
-from fvae.runs import KEPT, VOCABULARY, check_same, read_metrics, write_config
+from fvae.runs import KEPT, check_same, read_metrics, write_config
 from fvae.settings import DataSettings, TrainSettings
 
+FEW = 10  # images in a row of a sweep, where nobody says how many
 TEMPERATURES = "0,0.5,0.6,0.7,0.8,0.9,1"
 
 
@@ -85,14 +79,14 @@ def train(
         raise UserError(f"--resume: {run} has {held[0]} but no config.yaml to go on from; take another --out")
     if begun and not (run / KEPT[-1]).exists() and (run / "metrics.csv").exists() and len(read_metrics(run)) > 1:
         raise UserError(f"--resume: {run} is trained but has no {KEPT[-1]} to go on from; take another --out")
-    text = holds_text(data.source)
-    if text != RECIPES[recipe].takes_text:
-        needs = "text needs a text recipe, as text_vae" if text else f"{recipe} needs text, a .txt or .txt.gz"
+    kind = modality_of(data.source)
+    if (kind is Text) != RECIPES[recipe].takes_text:
+        needs = "text needs a text recipe, as text_vae" if kind is Text else f"{recipe} needs text, a .txt or .txt.gz"
         raise UserError(f"--data {data.source}: {needs}")
-    own = vocabulary_begun(run, data.longest) if text and begun else None
-    samples = load_data(data, "train", None, own)
-    test = load_data(data, "test", samples.shape, samples.vocabulary)
-    test = test.numbered_as(samples.classes, f"--data {data.source}, held out")
+    own = text_begun(run, data.longest) if kind is Text and begun else None
+    samples = load_data(data, "train", own)
+    test = load_data(data, "test", samples.modality)
+    test = test.numbered_as(samples.modality.classes, f"--data {data.source}, held out")
     torch.manual_seed(settings.seed)
     try:
         built = RECIPES[recipe](samples.shape, **model)
@@ -101,9 +95,8 @@ def train(
     where = f"--model.classes {built.classes}: --data {data.source}"
     check_labels(built, samples, where, each=True)
     check_labels(built, test, where)
-    built.config |= {"columns": samples.columns} if samples.columns else {}
-    built.config |= {"vocabulary": samples.vocabulary.digest} if samples.vocabulary else {}
-    built.config |= {"labels": samples.classes} if built.classes and samples.classes else {}
+    classes = samples.modality.classes if built.classes else ()
+    built.modality = samples.modality.kept_by(built.modality, classes)
     if data.labels and not built.classes:
         takes = "takes labels with --model.classes N" if "classes" in built.config["settings"] else "takes no labels"
         print(f"warning: --data.labels {data.labels}: not used: {recipe} {takes}", file=sys.stderr)
@@ -113,17 +106,12 @@ def train(
         check_same(run, recipe, built.config["settings"], data, settings)
         step_to_resume(run, built, samples)
     if first:  # also of a run that goes on, whose budget and place may be new
-        if samples.vocabulary:
-            write_text(run / VOCABULARY, samples.vocabulary.text)
+        samples.modality.save(run)
         write_config(run, recipe, built.config["settings"], data, settings)
-        say_skipped(samples.skipped + test.skipped, len(samples) + len(test), run, samples.vocabulary is not None)
-        say_cut(samples.cut + test.cut, data.longest)
-        if samples.vocabulary:
-            say_unknown(samples, "the training sentences", words=data.tokens == "word")
-            say_unknown(test, "the held-out sentences", words=data.tokens == "word")
-        say_discrete(discrete(samples) if samples.columns else [])
+        say_skipped(samples.skipped + test.skipped, len(samples) + len(test), samples.modality, run)
+        say(samples.modality.notes_of_training(samples, test))
         if settings.batch_size > len(samples):
-            more = f"more than the {len(samples)} training {samples.noun}, which come several times in each"
+            more = f"more than the {len(samples)} training {samples.modality.noun}, which come several times in each"
             print(f"warning: --train.batch_size {settings.batch_size}: {more}", file=sys.stderr)
     bar = ProgressBar(settings.max_steps, settings.minutes)
     try:
@@ -136,7 +124,7 @@ def train(
             raise
         raise KeyboardInterrupt(f"interrupted; fvae train --out {run} --resume goes on with it") from None
     if first:
-        told = unit(built)
+        told = built.modality.unit
         print(f"{run}: step {last['step']}, held-out {last[f'test_{told.key}']:.4f} {told.name}")
 
 
@@ -156,19 +144,17 @@ def evaluate(
     Of text also the perplexity, and of Gaussian posteriors of flat latents what they say of the data.
     """
     model = load(run, device())
-    kind = KINDS[len(model.shape)]
-    samples = kind.draws if samples is None else samples
+    samples = model.modality.draws if samples is None else samples
     at_least("--samples", samples, 1)
     samples = samples if math.prod(model.noise_shape) else 1  # nothing is drawn
     at_most_seed(seed)
     if out:
         need_file("--json", out)
     data_, what = data_of(run, model, data, split)
-    told = unit(model)
+    told = model.modality.unit
     found = summary(model, bounds(model, data_, samples, seed, watch="evaluating"), samples)
     found = {"run": str(run), "recipe": model.config["recipe"], "data": what, "seed": seed, **found}
-    if data_.vocabulary:
-        found |= perplexity(data_, found)
+    found |= model.modality.figures(data_, found)
     if gaussian_posterior(model, data_):
         found |= information(model, data_, seed)._asdict()
     found["skipped"] = data_.skipped
@@ -177,14 +163,14 @@ def evaluate(
         write_text(out, json.dumps(finite, indent=2) + "\n")
     draws = f"; {samples} draw{'s' if samples > 1 else ''} of u each" if math.prod(model.noise_shape) else ""
     bits = f", {found['bits']} bits" if found["bits"] else ""
-    print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.noun} of {data_.size}{bits}")
+    print(f"{found['recipe']} {run} on {what}: {len(data_)} {data_.modality.noun} of {model.modality.size}{bits}")
     error = f" +- {found[f'{told.key}_error']:.4f}" if len(data_) > 1 else ""
     print(f"{told.name:10}  {found[told.key]:.4f}{error}  {found['bound']}{draws}")
     if samples > 1:
         print(f"            {found[f'tighter_{told.key}']:.4f}  importance-weighted bound of {samples} draws")
     parts = f"= rate {found['rate']:.2f} + distortion {found['distortion']:.2f}"
     print(f"nats        {found['nats']:.2f} an image {parts}" if told.key != "nats" else f"            {parts}")
-    if data_.vocabulary:
+    if "perplexity" in found:
         print(f"perplexity  {found['perplexity']:.2f}  a token, of {found['tokens']:,}, ends of sentences counted")
     if gaussian_posterior(model, data_):
         most, active = math.log(len(data_)), f"{found['active_units']} of {found['units']} units active"
@@ -194,14 +180,6 @@ def evaluate(
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"noise       {found['noise']}")
     return found
-
-
-def perplexity(data: Samples, found: dict[str, Any]) -> dict[str, Any]:
-    """exp(nats / tokens) of all text together, by the best bound there is."""
-    tokens = int(np.count_nonzero(data.values))
-    nats = found.get("tighter_nats", found["nats"]) * len(data)
-    with np.errstate(over="ignore"):  # of a run that went astray it is infinite
-        return {"tokens": tokens, "perplexity": float(np.exp(nats / tokens))}
 
 
 @torch.no_grad()
@@ -220,30 +198,30 @@ def sample(
     """Draw images (a grid, an .npz, a folder, or one labelled row a temperature), rows of numbers, or sentences."""
     sweep = temperatures is not None
     model = load(run, device())
-    kind = kind_of(model, run)
-    if sweep and not isinstance(kind, Images):
-        raise UserError(f"--temperatures: makes a row of images for each; {run} holds {kind.noun}: --temperature")
-    kind.need_out(out, folder=not sweep)
-    how = writing(kind, token_temperature, top_p, beam)
+    modality = model.modality
+    if sweep and modality.noun != "images":
+        raise UserError(f"--temperatures: makes a row of images for each; {run} holds {modality.noun}: --temperature")
+    modality.check_out(out, folder=not sweep)
+    how = writing(model, run, token_temperature, top_p, beam)
     number = None if label is None else label_number(model, run, "--label", label)
-    temperature = kind.temperature if temperature is None else temperature
+    temperature = modality.temperature if temperature is None else temperature
     try:
         values = [temperature] if temperatures is None else [float(part) for part in temperatures.split(",")]
     except ValueError:
         raise UserError(f"--temperatures: expected numbers with commas between them, found {temperatures}") from None
     for t in values:
         at_least("--temperatures" if sweep else "--temperature", t, 0)
-    n = n if n is not None else kind.few if sweep else kind.many
+    n = n if n is not None else FEW if sweep else modality.many
     at_least("--n", n, 1)
     at_most_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     e = model.codes(n, generator)
     y = model.draw_labels(n, generator)
     y = torch.full_like(y, number) if y is not None and number is not None else y
-    rows = [kind.decoded(t * e, y, writing=how, generator=generator) for t in values]
+    rows = [modality.decoded(model, t * e, y, writing=how, generator=generator) for t in values]
     labels = None if y is None else y.cpu().numpy()
     if not sweep or out is None:
-        kind.write(rows[0], out, labels)
+        modality.write(rows[0], out, labels)
     elif out.suffix.lower() == ".npz":
         arrays = {"images": np.stack(rows), "temperatures": np.array(values)}
         write_arrays(out, **arrays, **({} if labels is None else {"labels": labels}))
@@ -253,12 +231,12 @@ def sample(
         print(out)
 
 
-def writing(kind: Kind, temperature: float | None, top_p: float | None, beam: int | None) -> Writing:
-    """How sentences are written; refuses flags of text for other kinds, and values that can't be meant."""
+def writing(model: LatentModel, run: Path, temperature: float | None, top_p: float | None, beam: int | None) -> Writing:
+    """How sentences are written; refuses flags of text for other data, and values that can't be meant."""
     flags = {"--token_temperature": temperature, "--top_p": top_p, "--beam": beam}
     given = [flag for flag, value in flags.items() if value is not None]
-    if given and not isinstance(kind, Sentences):
-        raise UserError(f"{given[0]}: is for text; {kind.run} holds {kind.noun}")
+    if given and not isinstance(model.modality, Text):
+        raise UserError(f"{given[0]}: is for text; {run} holds {model.modality.noun}")
     if beam is not None:
         if len(given) > 1:
             raise UserError(f"{given[0]} and --beam: expected one of them; a beam draws nothing")
@@ -283,29 +261,19 @@ def reconstruct(run: Path, data: DataSettings, split: str | None, n: int, out: P
     """Images, or sentences, and what the model makes of their codes."""
     at_least("--n", n, 1)
     model = load(run, device())
-    kind = need_seen(model, run, "reconstruct", out)
+    need_visible(model, run, "reconstruct", out)
+    modality = model.modality
     samples, what = data_of(run, model, data, split)
     samples = samples.spread(n)
-    back = kind.decoded(*encoded(model, samples))
-    if out is None or isinstance(kind, Sentences):
-        kind.write(spaced(zip(samples.vocabulary.lines(samples.values), back, strict=True)), out)
-        if out is not None:
-            print(f"{out}: {len(samples)} sentences of {what}, each above what the model makes of its code")
-        return
-    bits = bits_of(model)
-    data_rows = to_uint8(torch.from_numpy(to_bins(samples.values, bits)), bits)
+    data_rows, back = modality.known_as(samples.values), modality.decoded(model, *encoded(model, samples))
     rows, labels = [], []
-    for i in range(0, len(samples), 10):
-        rows += [data_rows[i : i + 10], back[i : i + 10]]
+    for i in range(0, len(samples), modality.side_by_side):
+        here = slice(i, i + modality.side_by_side)
+        rows += [data_rows[here], back[here]]
         labels += ["data", "model"]
-    save_picture(sheet(rows, labels), out)
-    error = np.sqrt(((data_rows.astype(float) - back) ** 2).mean())
-    print(f"{out}: {len(samples)} images of {what}, root mean square error {error:.3f} of 255")
-
-
-def spaced(groups: Iterable[Iterable[str]]) -> np.ndarray:
-    """Lines, with an empty one between groups."""
-    return np.array([line for group in groups for line in (*group, "")][:-1], dtype=object)
+    modality.sheet(rows, labels, out)
+    if out is not None:
+        print(f"{out}: {len(samples)} {modality.noun} of {what}, {modality.error(data_rows, back)}")
 
 
 def interpolate(
@@ -326,45 +294,35 @@ def interpolate(
     if ends and len(ends) not in (2, 4):
         raise UserError(f"interpolate: expected 2 images or sentences (a row) or 4 (a square), found {len(ends)}")
     model = load(run, device())
-    kind = need_seen(model, run, "interpolate", out)
-    corners = corners or (2 if isinstance(kind, Sentences) else 4)
+    need_visible(model, run, "interpolate", out)
+    modality = model.modality
+    corners = corners or modality.corners
     if labels is not None and not ends:
         raise UserError("--labels: are those of the images named; held-out images have their own")
     if ends:
         words = None if labels is None else labels.split(",")
         if words is not None and len(words) != len(ends):
-            raise UserError(f"--labels: expected one for each of {len(ends)} {kind.noun}, found {len(words)}")
+            raise UserError(f"--labels: expected one for each of {len(ends)} {modality.noun}, found {len(words)}")
         numbers = None if words is None else np.array([label_number(model, run, "--labels", word) for word in words])
-        if isinstance(kind, Sentences):
-            if not all(map(str.strip, ends)):
-                raise UserError("interpolate: expected sentences, found an empty one")
-            values, cut = kind.vocabulary.numbers(ends)
-            samples = Samples(values, list(ends), vocabulary=kind.vocabulary, cut=cut)
-            say_cut(cut, kind.vocabulary.longest)
-            say_unknown(samples, "these sentences")
-        else:
-            samples = read_files([Path(end) for end in ends], model.shape)
-        samples = replace(samples, labels=numbers)
+        samples = replace(modality.named(ends), labels=numbers)
+        say(samples.modality.notes(samples, f"these {modality.noun}"))
         check_labels(model, samples, f"interpolate: {run} was trained with labels; --labels")
     else:
         samples, what = data_of(run, model, data, split)
         if len(samples) < corners:
-            text = f"expected {corners} {kind.noun} or more to go between, found {len(samples)} of {what}"
-            raise UserError(f"interpolate: {text}; name {corners} {kind.ends}, or --split all")
+            text = f"expected {corners} {modality.noun} or more to go between, found {len(samples)} of {what}"
+            raise UserError(f"interpolate: {text}; name {corners} {modality.ends}, or --split all")
         samples = samples.spread(corners)
     e, y = encoded(model, samples)
     across = torch.linspace(0, 1, steps, device=e.device)[:, None]
 
-    def way(a: torch.Tensor) -> list[torch.Tensor]:
+    def between(a: torch.Tensor) -> list[torch.Tensor]:
         lines = [torch.lerp(a[i], a[i + 1], across) for i in range(0, len(a), 2)]  # each (steps, D)
         return lines if len(lines) == 1 else [torch.lerp(lines[0], lines[1], t) for t in across]
 
-    weights = [None] * steps if y is None else way(torch.nn.functional.one_hot(y, model.classes).to(e.dtype))
-    rows = [kind.decoded(*row) for row in zip(way(e), weights, strict=False)]
-    if isinstance(kind, Sentences) or out is None:
-        kind.write(spaced(rows), out)
-    else:
-        save_picture(sheet(rows), out)
+    weights = [None] * steps if y is None else between(torch.nn.functional.one_hot(y, model.classes).to(e.dtype))
+    rows = [modality.decoded(model, *row) for row in zip(between(e), weights, strict=False)]
+    modality.sheet(rows, None, out)
     if out is not None:
         print(out)
 
@@ -373,7 +331,7 @@ def label_number(model: LatentModel, run: Path, flag: str, text: str) -> int:
     """The number of a label that is named, or numbered; raises ``UserError``."""
     if not model.classes:
         raise UserError(f"{flag} {text}: {run} holds a {model.config['recipe']}, which was trained without labels")
-    names = model.config.get("labels", [])
+    names = list(model.modality.classes)
     if text in names:
         return names.index(text)
     if text.isdigit() and int(text) < model.classes:
@@ -399,8 +357,7 @@ def decode(run: Path, codes: Path, out: Path) -> None:
     e, labels = read_codes(codes)
     model = load(run, device())
     need_latent(model, run, "decode")
-    kind = kind_of(model, run)
-    kind.need_out(out)
+    model.modality.check_out(out)
     dims = math.prod(model.latent)
     if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
         raise UserError(f"{codes}: expected codes (N, {dims}) of floats for {run}, found {e.shape} of {e.dtype}")
@@ -412,9 +369,9 @@ def decode(run: Path, codes: Path, out: Path) -> None:
             raise UserError(f"{codes}: expected `labels` ({len(e)},), with which {run} was trained, found {found}")
         check_labels(model, Samples(e, [], labels), str(codes))
     y = torch.from_numpy(labels.astype(np.int64)).to(device()) if model.classes and labels is not None else None
-    back = kind.decoded(torch.from_numpy(e.astype(np.float32)).to(device()), y)
-    kind.write(back, out, labels if model.classes else None)
-    print(f"{out}: {len(e)} {kind.noun}")
+    back = model.modality.decoded(model, torch.from_numpy(e.astype(np.float32)).to(device()), y)
+    model.modality.write(back, out, labels if model.classes else None)
+    print(f"{out}: {len(e)} {model.modality.noun}")
 
 
 def score(run: Path, data: DataSettings, split: str | None, samples: int | None, seed: int, out: Path) -> None:
@@ -424,20 +381,16 @@ def score(run: Path, data: DataSettings, split: str | None, samples: int | None,
         raise UserError(f"--out {out}: expected a name that ends in .csv")
     need_file("--out", out)
     model = load(run, device())
-    samples = KINDS[len(model.shape)].draws if samples is None else samples
+    samples = model.modality.draws if samples is None else samples
     at_least("--samples", samples, 1)
     samples = samples if math.prod(model.noise_shape) else 1  # nothing is drawn
     data_, what = data_of(run, model, data, split, whole=True)
     found = bounds(model, data_, samples, seed, watch="scoring")
-    nats, told = found.tighter if samples > 1 else found.loss, unit(model)
+    nats, told = found.tighter if samples > 1 else found.loss, model.modality.unit
     columns = {"nats": [f"{v:.4f}" for v in nats], told.key: [f"{told.of(v):.6f}" for v in nats]}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *columns])
-    writer.writerows(zip(data_.names, *columns.values(), strict=True))
-    write_text(out, text.getvalue())
+    write_csv(out, ["name", *columns], zip(data_.names, *columns.values(), strict=True))
     average = told.of(float(nats.mean()))
-    print(f"{out}: {len(data_)} {data_.noun} of {what}, {average:.4f} {told.name} on average")
+    print(f"{out}: {len(data_)} {data_.modality.noun} of {what}, {average:.4f} {told.name} on average")
 
 
 def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
@@ -449,3 +402,25 @@ def compare(runs: list[Path], out: Path, n: int, seed: int) -> None:
     need_folder("--out", out)
     written = side_by_side(runs, out, n, seed, device())
     print(f"{out}: {', '.join(written)}")
+
+
+def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The arrays ``codes`` and, where there are, ``labels`` of an .npz; raises ``UserError``."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected an .npz, as fvae encode writes it")
+    try:
+        if zipfile.is_zipfile(path):  # else NumPy would try a pickle
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays["codes"]), arrays.get("labels")
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass
+    raise UserError(f"{path}: expected an .npz with an array `codes` of numbers, as fvae encode writes it")
+
+
+def text_begun(run: Path, longest: int) -> Text:
+    """The text of a run to resume, which before its first evaluation has no model to compare its tokenizer with."""
+    if not (run / "config.json").exists():
+        known = Vocabulary.read(run / VOCABULARY, longest)
+        return Text(known.shape, known=known)
+    config = read_config(run)
+    return Text(tuple(config["shape"])).restored(config, run)

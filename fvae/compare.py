@@ -1,7 +1,5 @@
 """Runs side by side, as files for a report: a table (Markdown, CSV), their curves and their samples."""
 
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,14 +8,8 @@ import torch
 
 from fvae.checkpoint import load
 from fvae.errors import UserError
-from fvae.evaluate import bits_of, unit
-from fvae.files import replacing, write_text
-from fvae.kinds import Images, Sentences, Writing, kind_of
-from fvae.pictures import save_picture, sheet, to_uint8
+from fvae.files import replacing, write_csv, write_text
 from fvae.runs import BOUNDS, data_name, read_metrics, told_in
-
-WHAT = ("run", "recipe", "data", "bits", "tokens", "parameters", "step", "minutes", "given")
-COLUMNS = (*WHAT, "told in", "held-out", "rate", "distortion")
 
 
 def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: torch.device | str = "cpu") -> list[str]:
@@ -31,49 +23,40 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     names = [run.name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     metrics = [read_metrics(run) for run in runs]
+    models = [load(run, device) for run in runs]
+    if len(nouns := {model.modality.noun: None for model in models}) > 1:
+        raise UserError(f"compare: expected runs on data of one kind, found {' and '.join(nouns)}")
+    if len({model.modality.config.get("vocabulary") for model in models}) > 1:
+        print("warning: the runs have different tokenizers: their figures don't compare", file=sys.stderr)
     table: list[dict[str, Any]] = []
-    rows, sentences, tokenisers = [], [], set()
-    for run, name, history in zip(runs, names, metrics, strict=True):
-        model, last = load(run, device), history[-1]
-        parameters = sum(p.numel() for p in model.parameters())
-        told = unit(model)
-        bound = [f"{last[f'test_{part}{told.key}']:.4f}" for part in BOUNDS]
-        minutes = f"{last['seconds'] / 60:.1f}"
-        kind = kind_of(model, run)
-        known = kind.vocabulary.shape[1] if isinstance(kind, Sentences) else ""
-        what = (name, model.config["recipe"], data_name(run), bits_of(model) or "", known)
-        given = "labels" if model.classes else ""
-        values = (*what, parameters, int(last["step"]), minutes, given, told.name, *bound)
-        table.append(dict(zip(COLUMNS, values, strict=True)))
-        generator = torch.Generator().manual_seed(seed)
-        labels = model.draw_labels(n, generator)
-        if isinstance(kind, Sentences):
-            drawn = kind.decoded(model.codes(n, generator), labels, writing=Writing(), generator=generator)
-            sentences.append(f"## {name}\n\n" + "".join(f"- {line}\n" for line in drawn))
-            tokenisers.add(kind.vocabulary.digest)
-        elif isinstance(kind, Images):
-            rows.append(to_uint8(model.sample(n, labels, kind.temperature, generator), bits_of(model)))
-    if len({told_in(history) for history in metrics}) > 1:
-        raise UserError("compare: expected runs on images, or runs on rows of numbers; found both")
-    if len(tokenisers) > 1:
-        print("warning: the runs have different tokenisers: their figures don't compare", file=sys.stderr)
-    if len({row.shape[1:] for row in rows}) > 1:
-        shapes = ", ".join(f"{name} {row.shape[1:]}" for name, row in zip(names, rows, strict=True))
-        raise UserError(f"compare: expected runs with images of one shape, found {shapes}")
-    text = io.StringIO()
-    columns = [column for column in COLUMNS if any(row[column] != "" for row in table)]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(table)
-    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in table)]
-    write_text(out / "table.csv", text.getvalue())
+    for run, name, model, history in zip(runs, names, models, metrics, strict=True):
+        last, unit = history[-1], model.modality.unit
+        table.append(
+            {
+                "run": name,
+                "recipe": model.config["recipe"],
+                "data": data_name(run),
+                **model.modality.facts,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "step": int(last["step"]),
+                "minutes": f"{last['seconds'] / 60:.1f}",
+                "given": "labels" if model.classes else "",
+                "told in": unit.name,
+                **{column: f"{last[f'test_{part}{unit.key}']:.4f}" for column, part in BOUNDS.items()},
+            }
+        )
+    columns = [column for column in table[0] if any(row[column] not in ("", None) for row in table)]
+    cells = [[row[column] for column in columns] for row in table]
+    drawn = {
+        name: model.modality.drawn(model, n, torch.Generator().manual_seed(seed))
+        for name, model in zip(names, models, strict=True)
+    }
+    written = models[0].modality.compared(drawn, out)
+    write_csv(out / "table.csv", columns, cells)
+    lines = [columns, ["---"] * len(columns), *cells]
     write_text(out / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
-    if rows:
-        save_picture(sheet(rows, names), out / "samples.png")
-    if sentences:
-        write_text(out / "samples.md", "\n".join(sentences))
     draw_curves(names, metrics, out / "curves.png")
-    return ["table.md", "table.csv", "curves.png", *["samples.png"] * bool(rows), *["samples.md"] * bool(sentences)]
+    return ["table.md", "table.csv", "curves.png", *written]
 
 
 def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 
 from fvae.checkpoint import FORMAT, read_weights, save
+from fvae.data.text import VOCABULARY
 from fvae.errors import UserError
 from fvae.files import need_folder, write_text
 from fvae.recipes import RECIPES
 from fvae.renamed import renamed
-from fvae.runs import VOCABULARY, read_yaml
+from fvae.runs import read_yaml
 
 # Each old name's pieces, and what they may have become: the new name is the one that the model has.
 RULES = [
@@ -56,7 +57,7 @@ def convert(run: Path, out: Path) -> None:
     need_folder("--out", out)
     recipe = config["recipe"]
     model = RECIPES[recipe](config["shape"], **renamed(recipe, config["settings"]))
-    model.config |= {name: config[name] for name in ("columns", "labels", "vocabulary") if name in config}
+    model.modality = model.modality.restored(config, run)
     ours = model.state_dict()
     for name, tensor in read_weights(run / "model.safetensors").items():
         fits = [new for new in candidates(name) if new in ours and ours[new].shape == tensor.shape]

@@ -1,16 +1,15 @@
 """What a model says of data: bounds on -log q(x), sample by sample."""
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fvae.data.samples import NOUNS, Samples
-from fvae.density import bits_per_dim, total
+from fvae.data import Samples
+from fvae.density import total
 from fvae.model import LatentModel, importance_bound
 from fvae.watch import watched
 
@@ -26,19 +25,6 @@ class Bounds(NamedTuple):
     tighter: np.ndarray  # the K-sample bound
 
 
-class Unit(NamedTuple):
-    """What bounds of a model's data are told in."""
-
-    name: str
-    key: str  # of tables
-    of: Callable[[Any], Any]  # nats of a sample
-
-
-def bits_of(model: LatentModel) -> Any:
-    """Bits a value of data in bins; None of other data."""
-    return getattr(model.decoder, "bits", None)
-
-
 def gaussian_posterior(model: LatentModel, data: Samples) -> bool:
     """Whether the posterior offers its mean and deviation, as a vector of one dimension or more."""
     if len(model.latent) != 1 or not model.latent[0] or not len(data):
@@ -51,25 +37,13 @@ def gaussian_posterior(model: LatentModel, data: Samples) -> bool:
     return found is not None
 
 
-def unit(model: LatentModel) -> Unit:
-    """Bits a dimension for data in bins, nats a sample for continuous data, whose bits depend on their units."""
-    if bits_of(model) is None:
-        return Unit("nats", "nats", lambda nats: nats)
-    return Unit("bits/dim", "bits_per_dim", partial(bits_per_dim, dims=math.prod(model.shape)))
-
-
-def to_bins(values: Values, bits: int | None) -> Values:
-    """8-bit values to ``bits``-bit bins, floor(x / 2^(8 - bits)); continuous values (no bits) as they are."""
-    return values if bits is None else values >> (8 - bits)
-
-
 def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches (x, y) as the model takes them, on its device; y is None where it takes no labels."""
-    device = next(model.parameters()).device
     for start in range(0, len(samples), size):
-        values, labels = samples.batch(slice(start, start + size))
-        x = torch.from_numpy(to_bins(values, bits_of(model))).to(device)
-        yield x, None if labels is None or not model.classes else torch.from_numpy(labels).to(device)
+        which = slice(start, start + size)
+        x = torch.as_tensor(model.modality.collate(samples.values[which])).to(model.like.device)
+        labels = samples.labels if model.classes else None
+        yield x, None if labels is None else torch.from_numpy(labels[which]).to(x.device)
 
 
 @torch.no_grad()
@@ -98,7 +72,7 @@ def bounds(
 
 def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit."""
-    told = unit(model)
+    told = model.modality.unit
     error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
     bound = f"-log q(x{'|y' * bool(model.classes)})"
     exact = not math.prod(model.noise_shape)  # nothing is drawn, so that no bound is tighter
@@ -106,14 +80,14 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         told.key: told.of(float(found.loss.mean())),
         f"{told.key}_error": told.of(error),
-        "bound": f"{bound}, mean over {NOUNS[len(model.shape)]}",
+        "bound": f"{bound}, mean over {model.modality.noun}",
         "noise": getattr(model.decoder, "likelihood", ""),
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
-        NOUNS[len(model.shape)]: len(found.loss),
-        "dimensions": None if len(model.shape) == 2 else math.prod(model.shape),  # text has as many as it has tokens
-        "bits": bits_of(model),
+        model.modality.noun: len(found.loss),
+        "dimensions": model.modality.dims,
+        "bits": model.modality.bits,
         "samples": samples,
     }
     if samples > 1 or exact:

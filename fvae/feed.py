@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fvae.data.samples import Samples
+from fvae.data import Modality, Samples
 
 
 def mixed(*numbers: int) -> int:
@@ -40,16 +40,18 @@ class Batches:
 
 
 class Feed:
-    """The batches' samples (x, y), images as they are decoded, 8 bits a value: the next are read while a step computes.
+    """The batches' samples (x, y) as a model of ``modality`` takes them: the next are read while a step computes.
 
     They may lie in memory or in a memory map; for a GPU they are put where it fetches them by itself (pinned).
     """
 
-    def __init__(self, data: Samples, batches: Batches, pinned: bool):
-        self.data, self.batches, self.pinned = data, batches, pinned
+    def __init__(self, data: Samples, modality: Modality, batches: Batches, pinned: bool):
+        self.data, self.modality, self.batches, self.pinned = data, modality, batches, pinned
 
     def read(self, indices: np.ndarray) -> list[Tensor | None]:
-        found = [None if a is None else torch.from_numpy(a) for a in self.data.batch(indices)]
+        values = self.modality.collate(self.data.values[indices])
+        labels = None if self.data.labels is None else self.data.labels[indices]
+        found = [None if a is None else torch.as_tensor(a) for a in (values, labels)]
         return [a.pin_memory() if self.pinned and a is not None else a for a in found]
 
     def __iter__(self) -> Iterator[list[Tensor | None]]:

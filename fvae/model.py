@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fvae.conditioners import mean_over_processes
 from fvae.conditioners.base import declared
+from fvae.data.modality import Modality
 from fvae.density import log_normal, mean_log_normal, total
 from fvae.flows import Chain
 from fvae.transforms import Affine
@@ -94,12 +95,13 @@ class LatentModel(nn.Module):
         shape: tuple[int, ...],
         latent: tuple[int, ...],
         preprocess: nn.Module | None = None,
-        modality: Any = None,
+        modality: Modality | None = None,
     ):
         super().__init__()
         self.posterior, self.decoder, self.prior = posterior, decoder, prior
         self.preprocess = Chain() if preprocess is None else preprocess
-        self.shape, self.latent, self.modality, self.config = tuple(shape), tuple(latent), modality, {}
+        self.shape, self.latent, self.config = tuple(shape), tuple(latent), {}
+        self.modality = Modality(self.shape) if modality is None else modality
         self.noise_shape = getattr(posterior, "noise_shape", self.latent)
         self.classes, self.context = declared(self, "classes"), declared(self, "context")
         self.takes_y = {

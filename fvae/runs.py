@@ -9,20 +9,20 @@ from typing import Any
 
 import yaml
 
-from fvae.data import Samples, Shape, Vocabulary, load_data
+from fvae.data import Modality, Samples, Text, load_data
+from fvae.data.text import VOCABULARY
 from fvae.errors import UserError
 from fvae.files import write_text
 from fvae.settings import DataSettings, TrainSettings
 
 KEPT = ("config.yaml", "config.json", "model.safetensors", "checkpoints/last.ckpt")  # any of them makes it a run
-VOCABULARY = "tokenizer.json"
 # What may change when a run goes on: how far and where, not what is computed. (Images that moved are known by digest.)
 FREE = {
     f"train.{k}" for k in ("steps", "minutes", "every", "test_images", "accelerator", "devices", "nodes", "strategy")
 }
 FREE |= {"data.source", "data.labels"}
 WATCHED = {"train.every", "train.test_images"}  # of these aggressive training's end is a function
-BOUNDS = ("", "rate_", "distortion_")  # of each evaluation, on held-out data
+BOUNDS = {"held-out": "", "rate": "rate_", "distortion": "distortion_"}  # of each evaluation, on held-out data
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -118,9 +118,8 @@ def run_data(
     run: Path,
     given: DataSettings,
     split: str | None,
-    shape: Shape,
+    modality: Modality,
     whole: bool = False,
-    vocabulary: Vocabulary | None = None,
 ) -> tuple[Samples, str]:
     """The data to use a run on, as the model wants them, and what they are in words.
 
@@ -134,8 +133,8 @@ def run_data(
         default = DataSettings()
         changed = {k: v for k, v in asdict(whole_paths(given)).items() if v != getattr(default, k)}
         for flag in ("tokens", "vocabulary", "longest"):
-            if vocabulary and changed.get(flag, getattr(own, flag)) != getattr(own, flag):
-                raise UserError(f"--data.{flag} {changed[flag]}: {run} has a tokeniser of its own ({VOCABULARY})")
+            if isinstance(modality, Text) and changed.get(flag, getattr(own, flag)) != getattr(own, flag):
+                raise UserError(f"--data.{flag} {changed[flag]}: {run} has a tokenizer of its own ({VOCABULARY})")
         data = replace(own, **changed)
     if not data.source:
         raise UserError(f"--data: {run} has no config.yaml to say what it was trained on; name a source")
@@ -146,12 +145,12 @@ def run_data(
         "test": "held out",
         "train": "training part",
         "all": "whole",
-        "unseen": "whole" if vocabulary else "the test split if it has one, else whole",
+        "unseen": "the test split if it has one, else whole" if modality.splits else "whole",
     }
     path = Path(data.source)
     if not given.source and path.is_absolute() and not path.exists():
         raise UserError(f"--data {path}: no such file, of which {run} was made; --data names another source")
-    return load_data(data, part, shape, vocabulary), f"{data.source} ({names[part]})"
+    return load_data(data, part, modality), f"{data.source} ({names[part]})"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -167,14 +166,14 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
             return rows
     except (ValueError, TypeError, IndexError):
         pass
-    names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS)
+    names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS.values())
     raise UserError(f"{path}: expected numbers under step, seconds, {names} (or nats), as fvae train writes it")
 
 
 def told_in(rows: list[dict[str, float]]) -> str:
     """What the bounds of metrics are told in, bits_per_dim or nats; "" where there are none."""
     keys = ("bits_per_dim", "nats")
-    return next((key for key in keys if all(f"test_{part}{key}" in rows[0] for part in BOUNDS)), "")
+    return next((key for key in keys if all(f"test_{part}{key}" in rows[0] for part in BOUNDS.values())), "")
 
 
 def data_name(run: Path) -> str:

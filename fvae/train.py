@@ -8,9 +8,7 @@ endless epoch.
 """
 
 import copy
-import csv
 import hashlib
-import io
 import math
 import os
 import shutil
@@ -32,23 +30,19 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fvae.aggressive import Turns
 from fvae.checkpoint import check_checkpoint, save
 from fvae.conditioners import BatchNorm
-from fvae.data.samples import Samples
-from fvae.density import to_unit
+from fvae.data import Samples
 from fvae.errors import UserError
-from fvae.evaluate import batches, bits_of, bounds, gaussian_posterior, summary, to_bins, unit
+from fvae.evaluate import batches, bounds, gaussian_posterior, summary
 from fvae.feed import Batches, Feed, mixed
-from fvae.files import replacing, write_text
+from fvae.files import replacing, write_csv
 from fvae.flows.fused import set_reversible
 from fvae.information import information
 from fvae.memory import keep_freed_memory
 from fvae.model import LatentModel, Terms
-from fvae.networks.text import lengths
-from fvae.outputs import write_lines
-from fvae.pictures import save_picture, save_scatter, square, to_uint8
 from fvae.settings import TrainSettings
 from fvae.statistics import fit_statistics, initialize
 
-FIT_IMAGES, FIT_ROWS = 256, 10_000  # for actnorm's first statistics, and those that columns are standardised by
+STATISTICS = 2000  # samples that evaluation's statistics are taken from
 PATIENCE = 50  # non-finite steps in a row before the run stops
 CHECKPOINT = "checkpoints/last.ckpt"
 
@@ -99,7 +93,7 @@ class Training(LightningModule):
         self.model, self.settings, self.data = model, settings, data
         self.labels = used_labels(model, data)
         self.digest = digest(data.values, self.labels)  # so that a run goes on with the data it was begun with
-        self.unit = unit(model)
+        self.unit = model.modality.unit
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.call = compiled(model) if settings.compile else model
         self.losses: list[Tensor] = []
@@ -121,11 +115,11 @@ class Training(LightningModule):
         batches = Batches(
             len(self.data), s.batch_size, s.seed, lambda: self.global_step, self.global_rank, self.trainer.world_size
         )
-        return Feed(replace(self.data, labels=self.labels), batches, pinned=self.device.type == "cuda")
+        data = replace(self.data, labels=self.labels)
+        return Feed(data, self.model.modality, batches, pinned=self.device.type == "cuda")
 
     def training_step(self, batch: list, index: int) -> Tensor:
         x, y = batch
-        x = to_bins(x, bits_of(self.model))
         generator = torch.Generator(self.device).manual_seed(mixed(self.settings.seed, self.global_step))
         u = self.model.noise(self.settings.batch_size, generator)[self.global_rank :: self.trainer.world_size]
         torch.manual_seed(mixed(self.settings.seed, self.global_step, self.global_rank + 1))  # of dropout
@@ -135,8 +129,7 @@ class Training(LightningModule):
         loss = self.unit.of(self.loss(terms))
         self.losses.append(self.unit.of(terms.loss().detach()))
         if self.settings.aggressive:
-            size = int(lengths(x).sum()) if self.data.vocabulary else len(x)
-            self.turns.after(len(x) * float(loss.detach()), size)
+            self.turns.after(len(x) * float(loss.detach()), self.model.modality.amount(x))
         return loss
 
     def loss(self, terms: Terms) -> Tensor:
@@ -201,7 +194,7 @@ class Keeper(Callback):
             self.keep_all(trainer, training)
 
     def keep_all(self, trainer: Trainer, training: Training) -> None:
-        n = min(len(training.data), FIT_ROWS // 5)
+        n = min(len(training.data), STATISTICS)
         parts = math.ceil(n / 512)  # of equal size, so that each counts alike
         fit_statistics(training.average, batches(training.average, training.data.spread(n - n % parts), n // parts))
         loss = torch.stack(training.losses).nanmean() if training.losses else torch.tensor(math.nan)
@@ -238,8 +231,8 @@ class Keeper(Callback):
         training.rows.append(row)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=trainer.global_step)
-        write_text(self.run / "metrics.csv", table(training.rows))
-        picture(model, self.test, self.run / "samples" / f"step_{trainer.global_step:07d}.png")
+        write_csv(self.run / "metrics.csv", list(row), [list(r.values()) for r in training.rows])
+        model.modality.preview(model, self.test, self.run / "samples" / f"step_{trainer.global_step:07d}")
         save(model, self.run)
         self.report(
             f"step {row['step']}  {row['seconds']:.0f} s  train {loss:.4f}  "
@@ -260,38 +253,13 @@ def widest(model: LatentModel, data: Samples) -> float:
 
     Where sigma_2 is above it, a linear VAE's best codes say nothing: its posterior collapses (Lucas et al., 2019).
     """
-    if data.vocabulary:
-        return math.inf
     x, _ = next(batches(model, data.spread(500), 500))
-    bits = bits_of(model)
-    x = (model.preprocess(x)[0] if bits is None else to_unit(x, bits)).flatten(1).double()
+    scaled = model.modality.scaled(model.preprocess(x)[0])
+    if scaled is None:
+        return math.inf
+    x = scaled.flatten(1).double()
     x = x - x.mean(0)
     return float(torch.linalg.eigvalsh(x @ x.T / len(x))[-1].clamp(min=0).sqrt())
-
-
-def picture(model: LatentModel, test: Samples, path: Path) -> None:
-    """Samples of images on a sheet; of vectors, beside the data, column against column; of text, token by token."""
-    generator = torch.Generator().manual_seed(0)
-    if test.vocabulary:
-        z = model.prior.inverse(model.codes(16, generator), model.draw_labels(16, generator))
-        x = model.decoder.draw(z, generator=generator)
-        write_lines(test.vocabulary.lines(x.cpu().numpy()), path.with_suffix(".txt"))
-    elif bits_of(model) is None:
-        n = min(1000, len(test))
-        y = model.draw_labels(n, generator)
-        save_scatter(test.spread(n).values, model.sample(n, y, 1.0, generator).cpu().numpy(), test.columns, path)
-    else:
-        x = model.sample(16, model.draw_labels(16, generator), 0.8, generator)
-        save_picture(square(to_uint8(x, bits_of(model))), path)
-
-
-def table(rows: list[dict[str, float]]) -> str:
-    """Rows with the same keys as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def seconds(trainer: Trainer) -> float:
@@ -381,8 +349,8 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     for name in ("free_nats", "free_nats_each", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
             raise UserError(f"--train.{name}: is for models with a latent, whose rate it weighs; found one without")
-    if settings.compile and data.vocabulary:
-        raise UserError("--train.compile: expected images or rows of numbers; sentences have many lengths")
+    if settings.compile and data.modality.dims is None:
+        raise UserError("--train.compile: expected samples of one shape; sentences have many lengths")
 
 
 def closed_form(model: LatentModel, data: Samples) -> bool:
@@ -413,7 +381,7 @@ def train(
     check_training(model, data, settings)
     begin = step_to_resume(run, model, data) if resume else 0
     if not begin:
-        n = min(len(data), FIT_ROWS if len(data.shape) == 1 else FIT_IMAGES)
+        n = min(len(data), data.modality.first)
         first = Batches(len(data), n, mixed(settings.seed, 1), lambda: 0).step(0)
         x, y = next(batches(model, data.take(first), n))
         with torch.random.fork_rng(devices=[]):
@@ -425,7 +393,7 @@ def train(
     steps = settings.max_steps
     ends = [f"{steps} steps"] * (steps >= 0) + [f"{settings.minutes} minutes"] * (settings.minutes is not None)
     size = sum(p.numel() for p in model.parameters())
-    held_out = f"{len(data)} {data.noun} of {data.size} and {len(test)} held out"
+    held_out = f"{len(data)} {data.modality.noun} of {data.modality.size} and {len(test)} held out"
     since = f"from step {begin} to " if begin else ""
     what = f"training {run}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"
     report(f"{run}: --train.steps {steps}: nothing to do, it is at step {begin}" if begin >= steps >= 0 else what)

@@ -24,8 +24,8 @@ from PIL import Image
 from fvae.checkpoint import load
 from fvae.cli import ARGUMENTS, COMMANDS, main
 from fvae.data import load_data
+from fvae.data.pictures import to_uint8
 from fvae.evaluate import bounds
-from fvae.pictures import to_uint8
 from fvae.recipes import RECIPES
 from fvae.runs import flat
 from fvae.settings import DataSettings, TrainSettings
@@ -599,17 +599,17 @@ MISTAKES = {
     "sample rows --out OUT/s.png": "s.png: expected a name that ends in .csv or .npz, for rows of numbers",
     "sample rows --out OUT/folder": "folder: expected a name that ends in .csv or .npz, for rows of numbers",
     "sample rows --label 1 --out OUT/s.csv": "--label 1: rows holds a glow, which was trained without labels",
-    "sample run --out OUT/s.csv": "s.csv: run holds images; expected a picture's name, an .npz or a folder's name",
+    "sample run --out OUT/s.csv": "s.csv: expected a picture's name such as x.png",
     "decode rows nan.npz --out OUT/d.png": "d.png: expected a name that ends in .csv or .npz, for rows of numbers",
-    "decode run nan.npz --out OUT/d.csv": "d.csv: run holds images; expected a picture's name, an .npz or a folder's",
+    "decode run nan.npz --out OUT/d.csv": "d.csv: expected a picture's name such as x.png",
     "evaluate rows --data swapped.csv": "expected column a as rows was trained on, found b",
     "evaluate rows --data narrow.csv": "narrow.csv: expected 3 columns as the model has, found 2 columns",
-    "evaluate rows --data digits": "--data digits: expected rows of 3 columns as the model has",
-    "evaluate rows --data digits --data.size 8": "--data digits: expected rows of 3 columns as the model has",
+    "evaluate rows --data digits": "--data digits: expected rows as the model has, found images",
+    "evaluate rows --data digits --data.size 8": "--data digits: expected rows as the model has, found images",
     "evaluate rows --data.size 8": "--data.size 8: is for images",
     "score rows --data none.csv --out OUT/s.csv": "--data none.csv: no such file or folder",
-    "evaluate run --data rows.csv": "expected images of shape (1, 8, 8) as the model has, found 3 columns",
-    "compare run rows --out OUT/c": "compare: expected runs on images, or runs on rows of numbers; found both",
+    "evaluate run --data rows.csv": "expected images as the model has, found rows",
+    "compare run rows --out OUT/c": "compare: expected runs on data of one kind, found images and rows",
     # labels
     "sample classes --label 10 --out OUT/s.png": "--label 10: classes knows the labels 0 to 9",
     "sample classes --label -1 --out OUT/s.png": "--label -1: classes knows the labels 0 to 9",

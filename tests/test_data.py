@@ -14,7 +14,7 @@ import pytest
 from conftest import cut, savez
 from PIL import Image
 
-from fvae.data.images import load_images, read_files
+from fvae.data.images import Images, load_images, read_files
 from fvae.data.samples import Samples
 from fvae.errors import UserError
 from fvae.settings import DataSettings
@@ -217,7 +217,7 @@ def test_an_image_beside_the_splits_takes_no_labels_from_them(tmp_path):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, fvae.data.images; print({'torch', 'datasets', 'sklearn'} & set(sys.modules))"
+    code = "import sys, fvae.data.images; print({'datasets', 'sklearn', 'matplotlib'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 
@@ -348,7 +348,7 @@ def test_modes(name, tmp_path):
     np.testing.assert_array_equal(images.values[0, :, 0], expected)
     for colour, channels in {"grey": 1, "rgb": 3}.items():
         assert load_images(settings(tmp_path, colour=colour)).shape == (channels, 1, 2)
-        assert load_images(settings(tmp_path), shape=(channels, 1, 2)).shape == (channels, 1, 2)
+        assert load_images(settings(tmp_path), like=Images((channels, 1, 2))).shape == (channels, 1, 2)
 
 
 @pytest.mark.parametrize("values", [[0.25, 1.0], [-1.0, 5.0], [0.0, 70000.0], [np.nan, 5.0]])
@@ -404,14 +404,14 @@ def test_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path):
 
 def test_shape_of_a_model(tmp_path):
     path = write_folder(tmp_path, flat(PICTURES))
-    assert load_images(settings(path), shape=(1, 5, 7)).shape == (1, 5, 7)
-    assert load_images(settings(path, size=4), shape=(3, 4, 4)).shape == (3, 4, 4)
-    assert load_images(settings(path, size=4), shape=(3, 4, 6)).shape == (3, 4, 6)
+    assert load_images(settings(path), like=Images((1, 5, 7))).shape == (1, 5, 7)
+    assert load_images(settings(path, size=4), like=Images((3, 4, 4))).shape == (3, 4, 4)
+    assert load_images(settings(path, size=4), like=Images((3, 4, 6))).shape == (3, 4, 6)
     message = r"expected images of shape \(3, 4, 4\) as the model has, found \(3, 5, 7\); .* --data.size 4$"
     with pytest.raises(UserError, match=message):
-        load_images(settings(path), shape=(3, 4, 4))
+        load_images(settings(path), like=Images((3, 4, 4)))
     with pytest.raises(UserError, match=r"--data.size 8: the model's images are 4x4"):
-        load_images(settings(path, size=8), shape=(3, 4, 4))
+        load_images(settings(path, size=8), like=Images((3, 4, 4)))
 
 
 def test_broken_files_are_skipped_by_name(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fvae.cli import ARGUMENTS, COMMANDS, make_parser, parse, run_command
-from fvae.data.texts import Vocabulary
+from fvae.data import Text, Vocabulary
 from fvae.errors import UserError
 from fvae.recipes import RECIPES, glow, text_vae
 
@@ -36,9 +36,8 @@ def test_python_of_text_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     vocabulary = Vocabulary.built(["he likes red wine"], "word", 20, 8)
     model = text_vae(vocabulary.shape, encoder={"hidden": 8}, decoder={"hidden": 8}).eval()
-    model.config["vocabulary"] = vocabulary.digest
+    model.modality = Text(vocabulary.shape, known=vocabulary)
     save(model, tmp_path / "runs/text")
-    (tmp_path / "runs/text/tokenizer.json").write_text(vocabulary.text)
     exec(compile(python(TEXT), "docs/text.md", "exec"), {})
     assert capsys.readouterr().out.startswith("['")
 

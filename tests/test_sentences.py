@@ -17,9 +17,8 @@ from fvae import aggressive, watch
 from fvae import train as training
 from fvae.checkpoint import load
 from fvae.cli import main
-from fvae.commands import perplexity
 from fvae.data import load_data
-from fvae.data.texts import Vocabulary
+from fvae.data.text import Vocabulary
 from fvae.information import Information
 
 LM = ["--model.decoder.embedding", "8", "--model.decoder.hidden", "12", "--model.decoder.dropout", "0"]
@@ -216,7 +215,7 @@ def test_unknown_words_are_said_before_training(fvae):
     status, _, err = fvae(*words)
     assert status == 0
     for part in ("training", "held-out"):
-        assert re.search(rf"warning: .* of the {part} sentences are unknown to the run's tokeniser\n", err)
+        assert re.search(rf"warning: .* of the {part} sentences are unknown to the run's tokenizer\n", err)
 
 
 def test_text_without_spaces_is_told_of(fvae, tmp_path):
@@ -249,7 +248,10 @@ def test_long_work_says_how_far_it_is(home, fvae, monkeypatch):
 def test_a_perplexity_may_be_infinite(home):
     """That of a run that went astray; the JSON has null there."""
     data = load_data(settings(home / "cats.txt"), "all")
-    assert perplexity(data, {"nats": 1e5}) == {"tokens": int((data.values > 0).sum()), "perplexity": math.inf}
+    assert data.modality.figures(data, {"nats": 1e5}) == {
+        "tokens": int((data.values > 0).sum()),
+        "perplexity": math.inf,
+    }
 
 
 WRONG = {
@@ -263,9 +265,12 @@ WRONG = {
     ),
     "another kind": (
         ["evaluate", "HOME/run", "--data", "digits"],
-        "expected text, .* as the model has",
+        "expected sentences as the model has, found images",
     ),
-    "another kind, too": (["evaluate", "HOME/digits", "--data", "HOME/cats.txt"], "expected images or rows of numbers"),
+    "another kind, too": (
+        ["evaluate", "HOME/digits", "--data", "HOME/cats.txt"],
+        "expected images as the model has, found sentences",
+    ),
     "empty": (["interpolate", "HOME/run", "a", " "], "interpolate: expected sentences, found an empty one"),
     **{
         command: ([command, "HOME/lm", *extra], f"{command}: .*lm holds a language_model, which has no latent")
@@ -286,7 +291,7 @@ WRONG = {
     ),
     "compile": (
         ["train", "text_vae", "--data", "HOME/cats.txt", "--out", "OUT/r", "--train.compile", "true"],
-        "--train.compile: expected images or rows of numbers; sentences have many lengths",
+        "--train.compile: expected samples of one shape; sentences have many lengths",
     ),
     "labels": (["evaluate", "HOME/labelled", "--data", "HOME/cats.txt", "--data.labels", "HOME/none"], "no such file"),
     "no labels": (["evaluate", "HOME/labelled", "--data", "HOME/plain.txt"], "expected labels, found none"),
@@ -319,7 +324,7 @@ WRONG = {
     ),
     "other tokens": (
         ["evaluate", "HOME/run", "--data", "HOME/cats.txt", "--data.tokens", "bpe"],
-        "--data.tokens bpe: .*run has a tokeniser of its own",
+        "--data.tokens bpe: .*run has a tokenizer of its own",
     ),
     "no out": (["reconstruct", "HOME/digits"], "--out: expected a name to write to, found nothing"),
     "negative": (
@@ -376,16 +381,16 @@ def test_empty_lines_are_told_once(fvae, tmp_path):
     assert fvae("evaluate", "OUT/r", "--samples", 2)[2].count(": empty") == 0
 
 
-def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
+def test_a_tokenizer_of_another_run_is_refused(home, fvae, tmp_path):
     """One that is missing, damaged, of other words, or of as many others."""
     run = tmp_path / "r"
     shutil.copytree(home / "run", run)
     own = (run / "tokenizer.json").read_text()
     for text, message in (
         (None, "tokenizer.json: no such file"),
-        ("{}", "tokenizer.json: expected a tokeniser of Hugging Face's tokenizers"),
-        (Vocabulary.built(["x y z"], "word", 20, 9).text, "not the tokeniser of .*: expected its 13 tokens, found 7"),
-        (own.replace('"mat"', '"hat"'), "not the tokeniser of .*: expected its 13 tokens, found as many others"),
+        ("{}", "tokenizer.json: expected a tokenizer of Hugging Face's tokenizers"),
+        (Vocabulary.built(["x y z"], "word", 20, 9).text, "not the tokenizer of .*: expected its 13 tokens, found 7"),
+        (own.replace('"mat"', '"hat"'), "not the tokenizer of .*: expected its 13 tokens, found as many others"),
     ):
         (run / "tokenizer.json").unlink() if text is None else (run / "tokenizer.json").write_text(text)
         for words in (["sample", run], ["compare", run, "--out", "OUT/c"], ["train", "--out", run, "--resume"]):
@@ -393,10 +398,10 @@ def test_a_tokeniser_of_another_run_is_refused(home, fvae, tmp_path):
             assert status == 2 and re.search(message, err), err
 
 
-def test_tokenisers_that_differ_are_said_so(fvae):
+def test_tokenizers_that_differ_are_said_so(fvae):
     """Figures of words and of characters don't compare."""
     status, _, err = fvae("compare", "HOME/run", "HOME/characters", "--out", "OUT/c")
-    assert status == 0 and "warning: the runs have different tokenisers" in err
+    assert status == 0 and "warning: the runs have different tokenizers" in err
 
 
 def test_an_unseen_script_is_unknown_and_said_so(fvae, tmp_path):

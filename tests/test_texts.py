@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fvae.data import load_data
-from fvae.data.texts import SPECIAL, Vocabulary
+from fvae.data.text import SPECIAL, Vocabulary
 from fvae.errors import UserError
 from fvae.networks.text import BOS, EOS, PAD, UNK
 from fvae.settings import DataSettings
@@ -70,7 +70,7 @@ def test_held_out_lines_do_not_move(cats, tmp_path):
 
     def texts(path, part):
         data = load_data(settings(path, held_out=0.3), part)
-        return data.vocabulary.lines(data.values)
+        return data.modality.vocabulary.lines(data.values)
 
     train, test = (texts(cats, part) for part in ("train", "test"))
     assert len(train) + len(test) == 40 and not set(train) & set(test) and test
@@ -82,10 +82,9 @@ def test_a_batch_is_as_wide_as_its_longest(cats):
     data = load_data(settings(cats), "all")
     widths = {len(line.split()) + 1: i for i, line in enumerate(LINES)}
     for width, i in widths.items():
-        values, labels = data.batch(slice(i, i + 1))
-        assert values.shape == (1, width) and labels is None
-    assert data.batch(np.array([1, 0]))[0].shape == (2, 7)
-    assert data.shape == (201, 13) and data.noun == "sentences"
+        assert data.modality.collate(data.values[i : i + 1]).shape == (1, width)
+    assert data.modality.collate(data.values[np.array([1, 0])]).shape == (2, 7)
+    assert data.shape == (201, 13) and data.modality.noun == "sentences"
 
 
 def test_lines_that_are_empty_long_or_odd(tmp_path):
@@ -93,7 +92,7 @@ def test_lines_that_are_empty_long_or_odd(tmp_path):
     path = tmp_path / "odd.txt"
     path.write_bytes(b"\xef\xbb\xbfa b\r\n\r\n   \r\n  c d e  \r\n" + b"a " * 10_000 + b"\r\na")
     data = load_data(settings(path, longest=50), "all")
-    assert data.vocabulary.lines(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
+    assert data.modality.vocabulary.lines(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
     assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty"] and data.cut == 1
     assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
 
@@ -105,10 +104,10 @@ def test_labels_come_from_their_file(cats, tmp_path):
     names = write(tmp_path / "names.txt", ["pos", "neg", "neg", "pos", "neg", "pos"])
     assert load_data(settings(lines, labels=str(numbers)), "all").labels.tolist() == [2, 1, 0, 2, 1]
     found = load_data(settings(lines, labels=str(names)), "all")
-    assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.classes == ["neg", "pos"]
+    assert found.labels.tolist() == [1, 0, 1, 0, 1] and found.modality.classes == ["neg", "pos"]
     for words, order in (("-1 1 1 -1 1 -1", ["-1", "1"]), ("1 b b 1 b 1", ["1", "b"]), ("9" * 20, ["9" * 20])):
         write(names, words.split() if " " in words else [words] * 6)
-        assert load_data(settings(lines, labels=str(names)), "all").classes == order
+        assert load_data(settings(lines, labels=str(names)), "all").modality.classes == order
 
 
 MISUSES = {
@@ -131,7 +130,11 @@ MISUSES = {
     ),
     "size": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"size": 8}, "--data.size 8: is for images; .* holds text"),
     "longest": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"longest": 0}, "--data.longest 0: expected 1 or more"),
-    "vocabulary": (lambda d: bytes_of(d / "b.txt", b"a\nb\n"), {"vocabulary": 4}, "--data.vocabulary 4: expected 5 or"),
+    "vocabulary": (
+        lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
+        {"vocabulary": 4},
+        "--data.vocabulary 4: expected 5 or",
+    ),
     "labels": (
         lambda d: bytes_of(d / "b.txt", b"a\nb\n"),
         {"labels": "two"},

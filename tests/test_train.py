@@ -16,7 +16,7 @@ import torch
 
 from fvae.checkpoint import load
 from fvae.cli import main
-from fvae.data.samples import Samples
+from fvae.data import Images, Samples, Table
 from fvae.errors import UserError
 from fvae.feed import Batches, Feed
 from fvae.flows.fused import CouplingNet
@@ -68,7 +68,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def toy_images(n: int = 64, shape=(1, 8, 8), seed: int = 0) -> Samples:
     pixels = np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
-    return Samples(pixels, [str(i) for i in range(n)])
+    return Samples(pixels, [str(i) for i in range(n)], modality=Images(pixels.shape[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +197,14 @@ def test_feed_gives_the_batches_in_their_order(tmp_path):
     """Reading ahead changes no image and no order; a reader's fault is raised where the batch was due."""
     pixels = toy_images(10).values
     batches = Batches(10, 4, 3, lambda: 2)
-    fed = list(itertools.islice(Feed(Samples(pixels, []), batches, pinned=False), 6))
+    fed = list(itertools.islice(Feed(Samples(pixels, []), Images((1, 8, 8)), batches, pinned=False), 6))
     for t, (x, y) in enumerate(fed, 2):
         assert np.array_equal(x.numpy(), pixels[batches.step(t)]) and y is None
-    with_labels = Feed(Samples(pixels, [], np.arange(10)), batches, pinned=False)
+    with_labels = Feed(Samples(pixels, [], np.arange(10)), Images((1, 8, 8)), batches, pinned=False)
     for t, (x, y) in enumerate(itertools.islice(with_labels, 3), 2):
         assert np.array_equal(y.numpy(), batches.step(t)) and np.array_equal(x.numpy(), pixels[batches.step(t)])
     with pytest.raises(IndexError):
-        next(iter(Feed(Samples(pixels[:2], []), batches, pinned=False)))
+        next(iter(Feed(Samples(pixels[:2], []), Images((1, 8, 8)), batches, pinned=False)))
 
 
 def test_weight_decay_and_lr_scale_reach_the_right_parameters():
@@ -298,7 +298,7 @@ def toy_rows(n: int = 400) -> Samples:
     """Two columns, on a ring, of units far from 1."""
     t, r = np.random.default_rng(0).normal(size=(2, n)) * [[10], [0.05]] + [[0], [1]]
     x = np.stack([1000 + 100 * r * np.cos(t), 0.01 * r * np.sin(t)], 1).astype(np.float32)
-    return Samples(x, [str(i) for i in range(n)], (t > 0).astype(np.int64), [], ["a", "b"])
+    return Samples(x, [str(i) for i in range(n)], (t > 0).astype(np.int64), [], Table((2,), columns=["a", "b"]))
 
 
 def quick(steps: int, **rest) -> TrainSettings:
@@ -343,7 +343,7 @@ def test_labels_reach_the_right_samples(tmp_path, make, monkeypatch):
     data, seen = make(), []
     labels = np.arange(len(data)) % 7
     data.values.reshape(len(data), -1)[:, 0] = labels
-    data = Samples(data.values, data.names, labels, [], ["a", "b"])
+    data = Samples(data.values, data.names, labels, [], data.modality)
     model = cvae(data.shape, classes=7, coder=SMALL)
     means = model.prior.flows[1].flow.conditioner.mean
     before = means.detach().clone()
@@ -383,7 +383,7 @@ STATISTICS = {
 @pytest.mark.parametrize("data", [toy_rows(64), toy_images()], ids=["rows", "images"])
 def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
     """Weights, running statistics and bounds of a run in two parts are those of one; and its model has them too."""
-    data = Samples(data.values, data.names, np.arange(64) % 2, [], ["a", "b"])
+    data = Samples(data.values, data.names, np.arange(64) % 2, [], data.modality)
 
     def go(run: str, steps: int, resume: bool = False) -> dict[str, float]:
         torch.manual_seed(0)

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import cut, savez
 
-from fvae.data import Samples, load_data
+from fvae.data import Images, Modality, Samples, Table, load_data
+from fvae.data.pictures import save_scatter
 from fvae.data.samples import held_out
-from fvae.data.vectors import discrete
+from fvae.data.table import discrete
 from fvae.errors import UserError
-from fvae.pictures import save_scatter
 from fvae.settings import DataSettings
 
 X = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
@@ -23,8 +23,8 @@ NAMED = ["a", "b b", "c/c"]
 UNNAMED = ["x0", "x1", "x2"]
 
 
-def read(source: object, part: str = "all", shape: tuple[int, ...] | None = None, **rest) -> Samples:
-    return load_data(DataSettings(source=str(source), **rest), part, shape)
+def read(source: object, part: str = "all", like: Modality | None = None, **rest) -> Samples:
+    return load_data(DataSettings(source=str(source), **rest), part, like)
 
 
 def text(*columns, header: str = "") -> bytes:
@@ -64,9 +64,9 @@ def test_every_form_of_a_source_holds_the_same_rows(form, tmp_path):
     """Values to float32's last bit, columns by name where they have one, labels as int64."""
     make, columns, labels = FORMS[form]
     rows = read(make(tmp_path))
-    assert rows.values.dtype == np.float32 and rows.columns == columns and rows.skipped == []
+    assert rows.values.dtype == np.float32 and rows.modality.columns == columns and rows.skipped == []
     np.testing.assert_array_equal(rows.values, X)
-    assert (rows.shape, rows.noun, len(rows), len(set(rows.names))) == ((3,), "rows", 40, 40)
+    assert (rows.shape, rows.modality.noun, len(rows), len(set(rows.names))) == ((3,), "rows", 40, 40)
     if labels:
         assert rows.labels.dtype == np.int64
         np.testing.assert_array_equal(rows.labels, LABELS)
@@ -110,16 +110,16 @@ def test_columns_of_every_kind_of_number(column, expected, kind, tmp_path):
 def test_labels_of_any_kind_are_numbers(labels, expected, name, tmp_path):
     path = write(tmp_path / "a.csv", text(range(4), labels, header=f"a,{name}"))
     rows = read(path)
-    assert rows.labels.tolist() == expected and rows.columns == ["a"]
+    assert rows.labels.tolist() == expected and rows.modality.columns == ["a"]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 1, 0], ["0", "1", "1", "0"], [1, 1, 1, 1]])
 def test_labels_mean_what_they_meant(labels, tmp_path):
     """Labels that had to be counted keep their numbers in a file of which the rest would count differently."""
     first = read(write(tmp_path / "a.csv", text(range(4), [-1, 0, 1, 1], header="a,label")))
-    assert (first.labels.tolist(), first.classes) == ([0, 1, 2, 2], ["-1", "0", "1"])
+    assert (first.labels.tolist(), first.modality.classes) == ([0, 1, 2, 2], ["-1", "0", "1"])
     second = read(write(tmp_path / "b.csv", text(range(4), labels, header="a,label")))
-    again = second.numbered_as(first.classes, "b")
+    again = second.numbered_as(first.modality.classes, "b")
     assert again.labels.tolist() == [int(label) + 1 for label in labels]
 
 
@@ -132,7 +132,7 @@ def test_held_out_is_disjoint_complete_and_the_same_every_time(form, tmp_path):
         where = [everything.names.index(n) for n in part.names]
         assert where == sorted(where) and read(source, name, held_out=0.2).names == part.names
         np.testing.assert_array_equal(part.values, everything.values[where])
-        assert part.columns == everything.columns
+        assert part.modality.columns == everything.modality.columns
         assert part.labels is None or np.array_equal(part.labels, everything.labels[where])
 
 
@@ -272,16 +272,16 @@ def test_settings_of_images_are_refused(settings, message, tmp_path):
 @pytest.mark.parametrize("part", ["train", "test", "all", "unseen"])
 def test_data_of_another_kind_than_the_models_are_refused(part, tmp_path):
     path = write(tmp_path / "a.csv", NO_LABEL)
-    assert read(path, part, (3,)).shape == (3,)
-    for shape, expected in (((2,), "expected 2 columns"), ((1, 8, 8), r"expected images of shape \(1, 8, 8\)")):
-        with pytest.raises(UserError, match=f"a.csv: {expected} as the model has, found 3 columns$"):
-            read(path, part, shape)
-    for shape in ((1,), (3,), (64,)):
-        for rest in ({}, {"size": 8}):
-            with pytest.raises(
-                UserError, match=rf"--data digits: expected rows of {shape[0]} columns .* found images$"
-            ):
-                read("digits", part, shape, **rest)
+    assert read(path, part, Table((3,))).shape == (3,)
+    for like, found in (
+        (Table((2,)), "2 columns as the model has, found 3"),
+        (Images((1, 8, 8)), "images .* found rows"),
+    ):
+        with pytest.raises(UserError, match=f"a.csv: expected {found}"):
+            read(path, part, like)
+    for rest in ({}, {"size": 8}):
+        with pytest.raises(UserError, match=r"--data digits: expected rows as the model has, found images$"):
+            read("digits", part, Table((64,)), **rest)
 
 
 @pytest.mark.parametrize("case", ["plain", "one column", "constant here", "far away", "not finite", "one row"])
@@ -312,6 +312,6 @@ def test_columns_of_steps_are_found():
         "small": rng.normal(size=500) / 1000,
     }
     values = np.stack(list(columns.values()), 1).astype(np.float32)
-    rows = Samples(values, [str(i) for i in range(500)], None, [], list(columns))
+    rows = Samples(values, [str(i) for i in range(500)], None, [], Table((4,), columns=list(columns)))
     assert discrete(rows) == ["whole", "few"]
     assert discrete(rows.take(np.arange(12))) == ["whole"]  # too few rows to tell

@@ -1,35 +1,38 @@
-"""Data of any source, images, vectors or text, as one array with names and maybe labels."""
+"""Data of any source, images, tables or text, as samples of their modality."""
 
-from fvae.data.images import load_images
-from fvae.data.samples import Samples, Shape
-from fvae.data.texts import Vocabulary, holds_text, load_texts
-from fvae.data.vectors import holds_vectors, load_vectors
+from pathlib import Path
+
+from fvae.data.images import Images, load_images
+from fvae.data.modality import Modality, Shape, Unit
+from fvae.data.samples import Samples
+from fvae.data.sources import is_path
+from fvae.data.table import Table, holds_vectors, load_table
+from fvae.data.text import Text, Vocabulary, holds_text, load_text
 from fvae.errors import UserError
 from fvae.settings import DataSettings
 
-__all__ = ["Samples", "Shape", "Vocabulary", "load_data"]
+__all__ = ["Images", "Modality", "Samples", "Shape", "Table", "Text", "Unit", "Vocabulary", "load_data", "modality_of"]
+
+LOADERS = {Images: load_images, Table: load_table, Text: load_text}
 
 
-def load_data(
-    data: DataSettings, part: str = "train", shape: Shape | None = None, vocabulary: Vocabulary | None = None
-) -> Samples:
-    """The "train", "test", "all" or "unseen" samples of a source, of the shape that a model asks for, and of text in
-    the numbers of its vocabulary.
+def modality_of(source: str) -> type[Modality]:
+    """What a source holds, by its name and first bytes."""
+    return Text if holds_text(source) else Table if holds_vectors(source) else Images
 
-    Raises ``UserError`` for a source that is missing, broken or of another kind than the model's.
+
+def load_data(data: DataSettings, part: str = "train", like: Modality | None = None) -> Samples:
+    """The "train", "test", "all" or "unseen" samples of a source, as a model of modality ``like`` takes them.
+
+    Raises ``UserError`` for a source that is missing, broken or of another modality than the model's.
     """
-    text = holds_text(data.source)
-    if shape and text != (len(shape) == 2):
-        expected, found = (
-            ("images or rows of numbers", "text") if text else ("text, a .txt or .txt.gz", "another source")
-        )
-        raise UserError(f"--data {data.source}: expected {expected} as the model has, found {found}")
+    kind = modality_of(data.source)
+    if is_path(data.source) and not Path(data.source).expanduser().exists():
+        raise UserError(f"--data {data.source}: no such file or folder")
+    if like and type(like) is not kind:
+        raise UserError(f"--data {data.source}: expected {like.noun} as the model has, found {kind.noun}")
     default = DataSettings()
     for flag in ("tokens", "vocabulary", "longest", "labels"):
-        if not text and (value := getattr(data, flag)) != getattr(default, flag):
+        if kind is not Text and (value := getattr(data, flag)) != getattr(default, flag):
             raise UserError(f"--data.{flag} {value}: is for text; {data.source} is no .txt or .txt.gz")
-    if text:
-        return load_texts(data, part, vocabulary)
-    if holds_vectors(data.source):
-        return load_vectors(data, part, shape)
-    return load_images(data, part, shape)
+    return LOADERS[kind](data, part, like)

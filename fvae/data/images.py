@@ -9,20 +9,125 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from fvae.data.decode import cover, open_image, reason, sides
-from fvae.data.samples import Samples, Shape, check_share, held_out
+from fvae.data.modality import Modality, Shape, Unit, in_bits
+from fvae.data.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
+from fvae.data.samples import Samples, check_share, held_out
 from fvae.data.sources import TEST_SPLITS, Item, Splits, list_items
+from fvae.density import to_unit
 from fvae.errors import UserError
+from fvae.files import need_file, need_folder, write_arrays
 from fvae.settings import DataSettings
 
 
-def load_images(data: DataSettings, part: str = "train", shape: Shape | None = None) -> Samples:
+@dataclass(frozen=True)
+class Images(Modality):
+    """Images (C, H, W) in bins 0 .. 2^bits - 1, stored as 8 bits a value."""
+
+    bits: int = 8  # type: ignore[misc]
+
+    noun, ends = "images", "image files"
+    visible, splits, temperature, first = True, True, 0.8, 256
+
+    @property
+    def unit(self) -> Unit:
+        return in_bits(self.shape)
+
+    @property
+    def size(self) -> str:
+        c, h, w = self.shape
+        return f"{sides(h, w)} {'grey' if c == 1 else 'rgb'}"
+
+    def collate(self, values: Any) -> Any:
+        """8-bit values to bins, floor(x / 2^(8 - bits))."""
+        return values >> (8 - self.bits)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return to_unit(x, self.bits)
+
+    def shown(self, model: Any, e: Tensor, y: Tensor | None, **how: Any) -> np.ndarray:
+        """(N, H, W, C) uint8."""
+        return to_uint8(model.decode(e, y), self.bits)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"bits": self.bits}
+
+    def compared(self, drawn: dict[str, np.ndarray], out: Path) -> list[str]:
+        if len({images.shape[1:] for images in drawn.values()}) > 1:
+            shapes = ", ".join(f"{name} {images.shape[1:]}" for name, images in drawn.items())
+            raise UserError(f"compare: expected runs with images of one shape, found {shapes}")
+        save_picture(sheet(list(drawn.values()), list(drawn)), out / "samples.png")
+        return ["samples.png"]
+
+    def known_as(self, values: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) uint8, in as many bits as the model has."""
+        return to_uint8(torch.from_numpy(self.collate(values)), self.bits)
+
+    def error(self, data: np.ndarray, back: np.ndarray) -> str:
+        return f"{super().error(data, back)} of 255"
+
+    def named(self, ends: list[str]) -> Samples:
+        return read_files([Path(end) for end in ends], self.shape)
+
+    def check_out(self, out: Path | None, folder: bool = True) -> None:
+        Modality.check_out(self, out)
+        assert out is not None
+        if folder and not out.suffix:
+            if (out / "config.json").exists():
+                raise UserError(f"--out {out}: expected a folder for images, found a run")
+            if out.is_dir() and any(out.iterdir()):
+                raise UserError(f"--out {out}: expected a new or empty folder, found one with files in it")
+            return need_folder("--out", out)
+        if out.suffix.lower() not in (".npz", *PICTURES):
+            kinds = "a picture's name such as x.png, an .npz" + (", or a folder's name" if folder else "")
+            raise UserError(f"--out {out}: expected {kinds}, for images")
+        need_file("--out", out)
+
+    def check_sheet(self, out: Path | None) -> None:
+        Modality.check_out(self, out)
+        assert out is not None
+        need_picture(out)
+
+    def sheet(self, rows: list[np.ndarray], labels: list[str] | None, out: Path | None) -> None:
+        assert out is not None
+        save_picture(sheet(rows, labels), out)
+
+    def write(self, values: np.ndarray, out: Path | None, labels: np.ndarray | None = None) -> None:
+        """A sheet for a picture's name, an array ``images`` (and ``labels``) for .npz, else a folder of PNGs."""
+        assert out is not None
+        if out.suffix.lower() == ".npz":
+            write_arrays(out, images=values, **({} if labels is None else {"labels": labels}))
+        elif out.suffix:
+            save_picture(square(values), out)
+        else:
+            for i, a in enumerate(values):
+                save_picture(to_image(a), out / f"{i:05d}.png")
+
+    def preview(self, model: Any, test: Samples, path: Path) -> None:
+        """Sixteen samples on a sheet."""
+        generator = torch.Generator().manual_seed(0)
+        save_picture(square(self.drawn(model, 16, generator)), path.with_suffix(".png"))
+
+
+def need_picture(out: Path) -> None:
+    """Refuse a name that is no picture's; raises ``UserError``."""
+    if out.suffix.lower() not in PICTURES:
+        raise UserError(f"--out {out}: expected a picture's name that ends in {', '.join(PICTURES)}")
+    need_file("--out", out)
+
+
+def load_images(data: DataSettings, part: str = "train", like: Modality | None = None) -> Samples:
     """The "train", "test" or "all" images of a source, brought to shape (C, H, W) where a model asks for it.
 
     "unseen" is for a source that the model was not trained on: its test split where it has one, else all.
@@ -34,10 +139,7 @@ def load_images(data: DataSettings, part: str = "train", shape: Shape | None = N
     if data.size is not None and data.size < 1:
         raise UserError(f"--data.size {data.size}: expected a number of pixels, 1 or more")
     check_share(data.held_out)
-    if shape and len(shape) == 1:
-        list_items(data.source)  # where there is nothing, that is what is wrong
-        expected = f"expected rows of {shape[0]} columns as the model has (a .csv, a .parquet or an .npz with `x`)"
-        raise UserError(f"--data {data.source}: {expected}, found images")
+    shape = like.shape if like else None
     if shape and data.size and data.size != min(shape[1:]):
         raise UserError(f"--data.size {data.size}: the model's images are {sides(*shape[1:])}")
 
@@ -140,7 +242,8 @@ def _decode(items: list[Item], where: str, channels: int | None, size: tuple[int
     known = all(item.label is not None for item in kept)
     labels = np.array([item.label for item in kept], dtype=np.int64) if known else None
     classes = list(kept[0].classes) if known else []
-    return Samples(pixels[: len(kept)], [item.name for item in kept], labels, skipped, classes=classes)
+    values = pixels[: len(kept)]
+    return Samples(values, [item.name for item in kept], labels, skipped, Images(values.shape[1:], classes))
 
 
 def _allocate(shape: tuple[int, int, int, int], where: str) -> np.ndarray:

@@ -1,56 +1,37 @@
-"""Data of any kind as one array, and which of it is held out."""
+"""Data of any modality as one array, and which of it is held out."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from fvae.data.modality import Modality, Shape
 from fvae.errors import UserError
 from fvae.settings import DataSettings
-
-Shape = tuple[int, ...]
-NOUNS = {1: "rows", 2: "sentences", 3: "images"}  # what samples are called, by the length of a model's shape
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of one shape: values (N, C, H, W) uint8 of images, (N, D) float32 of vectors or (N, T) int32 of text, a
-    name each, maybe labels (N,) int64.
+    """Samples of one modality: values (N, ...) as they are stored, a name each, maybe labels (N,) int64.
 
-    ``skipped`` says "path: reason" for each file that is not in values, ``columns`` names those of vectors, ``classes``
-    the labels 0, 1, ... where the source has names for them, ``vocabulary`` knows the tokens of text, of which ``cut``
-    sentences lost some.
+    Stored are images (N, C, H, W) as uint8, rows (N, D) as float32, sentences (N, T) as int32; values may be anything
+    that an array of indices takes from. ``skipped`` says "path: reason" for each file or line that is not in values;
+    ``cut`` counts the sentences that were truncated.
     """
 
-    values: np.ndarray
+    values: Any
     names: list[str]
     labels: np.ndarray | None = None
     skipped: list[str] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    vocabulary: Any = None  # fvae.data.texts.Vocabulary
+    modality: Modality = field(default_factory=lambda: Modality(()))
     cut: int = 0
 
     @property
     def shape(self) -> Shape:
-        """(C, H, W) of every image, (D,) of every vector, or of text the longest sentence and the number of tokens."""
-        return self.vocabulary.shape if self.vocabulary else self.values.shape[1:]
-
-    @property
-    def noun(self) -> str:
-        return NOUNS[len(self.shape)]
-
-    @property
-    def size(self) -> str:
-        """The shape as people say it."""
-        if len(self.shape) == 1:
-            return f"{self.shape[0]} columns"
-        if len(self.shape) == 2:
-            return f"at most {self.shape[0] - 1} tokens of {self.shape[1]:,}"
-        c, h, w = self.shape
-        return f"{h}x{w} {'grey' if c == 1 else 'rgb'}"
+        """The shape that a recipe makes a model of."""
+        return self.modality.shape
 
     def __len__(self) -> int:
         return len(self.values)
@@ -60,28 +41,23 @@ class Samples:
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, values=self.values[indices], names=[self.names[i] for i in indices], labels=labels)
 
-    def batch(self, which: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Values and labels of some; of text no wider than the longest of these."""
-        values = self.values[which]
-        if self.vocabulary:
-            values = values[:, : max(1, int((values != 0).sum(1).max(initial=1)))]
-        return values, None if self.labels is None else self.labels[which]
-
     def spread(self, n: int) -> "Samples":
         """``n`` from all over the set, which may be sorted by class."""
         return self.take(np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)))
 
-    def numbered_as(self, classes: list[str], where: str) -> "Samples":
+    def numbered_as(self, classes: Sequence[str], where: str) -> "Samples":
         """With labels by the numbers that their names have in ``classes``; raises ``UserError`` for another name."""
-        if not classes or self.classes == classes or self.labels is None:
+        own = list(self.modality.classes)
+        if not classes or own == list(classes) or self.labels is None:
             return self
         number = {name: i for i, name in enumerate(classes)}
-        names = [self.classes[k] if self.classes else str(k) for k in self.labels]
+        names = [own[k] if own else str(k) for k in self.labels]
         unknown = sorted(set(names) - set(classes))
         if unknown:
             shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise UserError(f"{where}: expected the labels {shown}, found {unknown[0]}")
-        return replace(self, labels=np.array([number[name] for name in names], dtype=np.int64), classes=classes)
+        labels = np.array([number[name] for name in names], dtype=np.int64)
+        return replace(self, labels=labels, modality=replace(self.modality, classes=list(classes)))
 
 
 def numbered(labels: list[Any]) -> tuple[np.ndarray, list[str]]:

@@ -35,6 +35,19 @@ class Item(NamedTuple):
 Splits = dict[str, list[Item]]  # a source without splits has one of the name ""
 
 
+def is_path(source: str) -> bool:
+    """Whether a source's name can only be a path's, and no data set's of the hub."""
+    # A letter after the dot is a suffix, a digit may be a version: user/name-v1.5.
+    suffix = re.fullmatch(r"\.[a-z]\w*", Path(source).suffix.lower())
+    return (
+        bool(suffix)
+        or source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or "\\" in source
+        or source.count("/") > 1
+    )
+
+
 def list_items(source: str) -> Splits:
     path, where = Path(os.path.expanduser(source)), f"--data {source}"
     name = path.name.lower()
@@ -45,10 +58,7 @@ def list_items(source: str) -> Splits:
     if os.path.isdir(path):
         return _list_folder(path)
     if not os.path.exists(path):
-        # A letter after the dot is a suffix, a digit may be a version: user/name-v1.5.
-        if source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source or source.count("/") > 1:
-            raise UserError(f"{where}: no such file or folder")
-        if re.fullmatch(r"\.[a-z]\w*", path.suffix.lower()):
+        if is_path(source):
             raise UserError(f"{where}: no such file or folder")
         return _list_hub(source)
     if name.endswith(".zip"):

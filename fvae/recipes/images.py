@@ -28,6 +28,7 @@ from fvae.recipes.parts import (
     class_means,
     in_networks_scale,
     is_image,
+    modality,
     standardize,
 )
 from fvae.recipes.registry import Bits, Classes, Count, Positive, Shape, recipe
@@ -45,7 +46,7 @@ def exact(shape: Shape, flow: FlowPart, classes: int, bits: int) -> LatentModel:
     check_several(shape)
     posterior, decoder = (Dequantize(bits), Exact(bits)) if is_image(shape) else (PointMass(), Exact())
     prior = with_classes(flow.build(shape), class_means(classes, math.prod(shape)))
-    return LatentModel(posterior, decoder, prior, shape, shape, standardize(shape))
+    return LatentModel(posterior, decoder, prior, shape, shape, standardize(shape), modality(shape, bits))
 
 
 def latent_model(
@@ -68,6 +69,7 @@ def latent_model(
         shape=shape,
         latent=latent,
         preprocess=standardize(shape),
+        modality=modality(shape, bits),
     )
 
 
@@ -210,4 +212,5 @@ def f_vae_general(
     for _ in range(rounds - 1):
         net = in_networks_scale(coder.encoder(shape, 2), shape, bits)
         rest += [flow.couplings(model.latent), Elementwise(net, Affine(bound=3.0))]
-    return LatentModel(Chain(model.posterior, *rest), model.decoder, model.prior, shape, model.latent, model.preprocess)
+    posterior = Chain(model.posterior, *rest)
+    return LatentModel(posterior, model.decoder, model.prior, shape, model.latent, model.preprocess, model.modality)

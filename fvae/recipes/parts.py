@@ -19,6 +19,7 @@ from fvae.conditioners import (
     TwoSidedBatchNorm,
 )
 from fvae.conditioners.constant import Constant, by_channel
+from fvae.data import Images, Modality, Table
 from fvae.decoders import DiscretizedGaussian, Gaussian
 from fvae.density import to_unit
 from fvae.errors import UserError
@@ -60,6 +61,11 @@ def check_halvings(shape: Shape, halvings: int, settings: str) -> None:
         up = max(n, -(-max(shape[1:]) // n) * n)
         found = f"found {shape[1]}x{shape[2]}: give smaller numbers there, or --data.size {up}"
         raise UserError(f"{settings}: expected height and width that {n} divides, {found}")
+
+
+def modality(shape: Shape, bits: int) -> Modality:
+    """What data of a shape are: images in bins, or rows."""
+    return Images(shape, bits=bits) if is_image(shape) else Table(shape)
 
 
 def in_networks_scale(net: nn.Module, shape: Shape, bits: int) -> nn.Module:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from fvae.conditioners import Empty
+from fvae.data import Text
 from fvae.decoders import AdaptiveSoftmax, LanguageModel, Softmax
 from fvae.errors import UserError
 from fvae.flows import Elementwise, Flatten, with_classes
@@ -104,10 +105,11 @@ def text_vae(
         with_classes(density, means),
         shape,
         (latent,),
+        modality=Text(shape),
     )
 
 
 @recipe
 def language_model(shape: TextShape, decoder: LanguagePart = LSTM(skip=False)) -> LatentModel:
     """text_vae's decoder alone, without a latent: what a latent has to be worth (Mikolov et al., 2010)."""
-    return LatentModel(Elementwise(Empty()), decoder.build(shape, 0), Flatten((0,)), shape, (0,))
+    return LatentModel(Elementwise(Empty()), decoder.build(shape, 0), Flatten((0,)), shape, (0,), modality=Text(shape))

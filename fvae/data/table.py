@@ -1,19 +1,93 @@
-"""Vectors of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
+"""Tables: rows of numbers of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
 
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fvae.data.decode import reason
+from fvae.data.modality import Modality
+from fvae.data.pictures import save_scatter
 from fvae.data.samples import Samples, check_no_images, check_share, held_out, numbered
 from fvae.errors import UserError
+from fvae.files import need_file, write_arrays, write_csv
 from fvae.settings import DataSettings
 
 LABELS = ("label", "labels", "class")
+
+
+@dataclass(frozen=True)
+class Table(Modality):
+    """Rows of numbers (D,), on their own scales; ``columns`` names them, as far as that is known."""
+
+    columns: Sequence[str] = ()
+
+    noun = ends = "rows"
+
+    @property
+    def size(self) -> str:
+        return f"{self.shape[0]} columns"
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns) or nameless(self.shape[0])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, **({"columns": list(self.columns)} if self.columns else {})}
+
+    def restored(self, config: dict[str, Any], folder: Path) -> "Table":
+        return replace(self, classes=config.get("labels", ()), columns=config.get("columns", ()))
+
+    def same(self, other: Modality) -> str:
+        if found := super().same(other):
+            return found
+        assert isinstance(other, Table)
+        if nameless(self.shape[0]) in (self.names, other.names):  # columns without names may be any
+            return ""
+        pairs = zip(self.names, other.names, strict=True)
+        return next((f"expected column {a}, found {b}" for a, b in pairs if a != b), "")
+
+    def kept_by(self, model: Modality, classes: Sequence[str]) -> Modality:
+        return Table(model.shape, classes, self.columns)
+
+    def check_out(self, out: Path | None, folder: bool = True) -> None:
+        super().check_out(out)
+        assert out is not None
+        if out.suffix.lower() not in (".csv", ".npz"):
+            raise UserError(f"--out {out}: expected a name that ends in .csv or .npz, for rows of numbers")
+        need_file("--out", out)
+
+    def write(self, values: np.ndarray, out: Path | None, labels: np.ndarray | None = None) -> None:
+        """An .npz with ``x`` (and ``labels``), or a .csv under the columns' names (and ``label``, by its name)."""
+        assert out is not None
+        if out.suffix.lower() == ".npz":
+            return write_arrays(out, x=values, **({} if labels is None else {"labels": labels}))
+        named = [] if labels is None else [[self.classes[k] if self.classes else k] for k in labels]
+        rows = ([*map(str, row), *label] for row, label in zip(values, named or [[]] * len(values), strict=True))
+        write_csv(out, [*self.names, *["label"] * bool(named)], rows)
+
+    def preview(self, model: Any, test: Samples, path: Path) -> None:
+        """Samples over held-out data, column against column."""
+        n, generator = min(1000, len(test)), torch.Generator().manual_seed(0)
+        y = model.draw_labels(n, generator)
+        x = model.sample(n, y, self.temperature, generator).cpu().numpy()
+        save_scatter(test.spread(n).values, x, self.names, path.with_suffix(".png"))
+
+    def notes(self, samples: Samples, what: str) -> list[str]:
+        """Warn of columns on which a density has no upper limit."""
+        columns = discrete(samples)
+        if not columns:
+            return []
+        names = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
+        reason = "whole numbers, or few values, on which a density grows without end"
+        return [f"warning: {names}: {reason}; add noise as wide as their steps to have figures that mean something"]
 
 
 def holds_vectors(source: str) -> bool:
@@ -35,7 +109,7 @@ def holds_vectors(source: str) -> bool:
     return name.endswith((".csv", ".csv.gz"))
 
 
-def load_vectors(data: DataSettings, part: str = "train", shape: tuple[int, ...] | None = None) -> Samples:
+def load_table(data: DataSettings, part: str = "train", like: Modality | None = None) -> Samples:
     """The "train", "test" or "all" rows of a source; "unseen" is all.
 
     Raises ``UserError`` for a source that is broken or holds no finite numbers, and for rows of other lengths.
@@ -44,9 +118,8 @@ def load_vectors(data: DataSettings, part: str = "train", shape: tuple[int, ...]
     check_share(data.held_out)
     check_no_images(data, "rows of numbers")
     rows = read_rows(Path(os.path.expanduser(data.source)), where)
-    if shape and rows.shape != tuple(shape):
-        expected = f"{shape[0]} columns" if len(shape) == 1 else f"images of shape {shape}"
-        raise UserError(f"{where}: expected {expected} as the model has, found {rows.shape[0]} columns")
+    if like and rows.shape != like.shape:
+        raise UserError(f"{where}: expected {like.size} as the model has, found {rows.modality.size}")
     if part in ("all", "unseen"):
         return rows
     if len(rows) == 1 and part == "test":
@@ -72,7 +145,8 @@ def read_rows(path: Path, where: str) -> Samples:
         raise UserError(f"{where}: expected finite numbers of 32 bits, found {found} (and {len(bad) - 1} more such)")
     if len(x) > 1:
         check_spread(x.astype(np.float64), values, columns, where)
-    return Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], labels, [], columns, classes)
+    modality = Table(values.shape[1:], classes, columns)
+    return Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], labels, [], modality)
 
 
 def check_spread(x: np.ndarray, values: np.ndarray, columns: list[str], where: str) -> None:
@@ -92,7 +166,7 @@ def discrete(rows: Samples) -> list[str]:
     """The columns of whole numbers or of few values, whose density has no upper limit."""
     return [
         name
-        for name, column in zip(rows.columns, rows.values.T, strict=True)
+        for name, column in zip(rows.modality.names, rows.values.T, strict=True)  # type: ignore[attr-defined]
         if (column == np.round(column)).all() or len(np.unique(column)) < min(20, len(column) / 10)
     ]
 
@@ -159,11 +233,6 @@ def read_table(path: Path, where: str) -> Read:
 def nameless(n: int) -> list[str]:
     """What n columns without names are called."""
     return [f"x{j}" for j in range(n)]
-
-
-def same_columns(ours: list[str], theirs: list[str]) -> bool:
-    """Whether columns are the same, as far as their names tell: those without names may be any."""
-    return ours == theirs or (len(ours) == len(theirs) and nameless(len(ours)) in (ours, theirs))
 
 
 def is_number(text: str) -> bool:
