@@ -1,11 +1,11 @@
-"""Does a class-conditional VAE draw the digit that it is asked for? A classifier trained on its own reads its samples.
+"""Whether a class-conditional VAE draws the requested digit, as judged by a separately trained classifier.
 
 usage: python benchmarks/classes.py --shared DIR --out OUT [--steps 5000] [--seed 0]
 
 Trains ``cvae`` on MNIST (28x28, 8 bits) and a small convolutional classifier on the same training images, draws 200
-samples of each class at temperature 1 and 0.8, and counts those that the classifier reads as that class. Then ``cvae``
-with two latent dimensions, and the digit 9 along a grid of its latent's quantiles. Writes classes.md, samples.png and
-nine.png.
+samples of each class at temperatures 1 and 0.8, and reports the share that the classifier assigns to that class. Then
+trains ``cvae`` with two latent dimensions and decodes the digit 9 on a grid of the latent's quantiles. Writes
+classes.md, samples.png and nine.png.
 """
 
 import argparse
@@ -25,32 +25,32 @@ from fvae.data.pictures import save_picture, sheet, to_uint8
 from fvae.files import write_text
 from fvae.settings import DataSettings
 
-EACH = 200
+SAMPLES = 200  # per class
 
 
 def train_classifier(x: torch.Tensor, y: torch.Tensor, steps: int = 1500) -> nn.Module:
-    """A network of two convolutions: (N, 1, 28, 28) in 0 .. 255 to the logits of ten classes."""
+    """Train a network of two convolutions, from images (N, 1, 28, 28) in 0 .. 255 to the logits of ten classes."""
     torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
         nn.Linear(64 * 49, 10),
     )  # fmt: skip
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     for _ in range(steps):
         batch = torch.randint(len(x), (128,))
         loss = F.cross_entropy(net(x[batch].float() / 255), y[batch])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return net.eval()
 
 
-def train_cvae(source: Path, out: Path, steps: int, seed: int, **model: int) -> None:
+def train_cvae(source: Path, out: Path, steps: int, seed: int, *model: str) -> None:
     words = ["train", "cvae", "--data", str(source), "--out", str(out), f"--train.steps={steps}", "--train.lr=2e-3"]
-    words += [f"--train.seed={seed}", "--train.batch_size=64", "--train.accelerator=cpu", "--train.every=500"]
-    words += [f"--model.{k}={v}" for k, v in model.items()] + (["--resume"] if out.exists() else [])
+    words += [f"--train.seed={seed}", "--train.batch_size=64", "--train.accelerator=cpu", "--train.eval_interval=500"]
+    words += [*model, *(["--resume"] if (out / "config.yaml").exists() else [])]
     print("fvae", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "fvae.cli", *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run([sys.executable, "-m", "fvae", *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 @torch.no_grad()
@@ -64,26 +64,26 @@ def main() -> None:
     torch.set_num_threads(1)
     source = args.shared / "mnist_train.npz"
     train_cvae(source, args.out / "cvae", args.steps, args.seed)
-    train_cvae(source, args.out / "cvae_2", args.steps // 2, args.seed, latent=2)
+    train_cvae(source, args.out / "cvae_2", args.steps // 2, args.seed, "--model.coder.size=2")
     sets = [load_data(DataSettings(source=str(args.shared / f"mnist_{part}.npz")), "all") for part in ("train", "test")]
     (x, y), (x_test, y_test) = ((torch.from_numpy(s.values), torch.from_numpy(s.labels)) for s in sets)
     with torch.enable_grad():
         net = train_classifier(x, y)
 
-    def read(images: torch.Tensor) -> torch.Tensor:
+    def predict(images: torch.Tensor) -> torch.Tensor:
         return net(images.float() / 255).argmax(1)
 
-    right = (read(x_test) == y_test).float().mean()
-    text = f"The classifier reads {right:.1%} of the {len(x_test):,} test images right.\n\n"
-    text += f"| samples read as their class, of {EACH} | " + " | ".join(map(str, range(10))) + " | all |\n"
+    right = (predict(x_test) == y_test).float().mean()
+    text = f"The classifier is right about {right:.1%} of the {len(x_test):,} test images.\n\n"
+    text += f"| samples classified as their class, of {SAMPLES} | " + " | ".join(map(str, range(10))) + " | all |\n"
     text += "|---|" + "---:|" * 11 + "\n"
     model = fvae.load(args.out / "cvae")
     for temperature in (1.0, 0.8):
         generator = torch.Generator().manual_seed(args.seed)
         shares, rows = [], []
         for digit in range(10):
-            images = to_uint8(model.sample(EACH, torch.full((EACH,), digit), temperature, generator), 8)
-            shares.append((read(torch.from_numpy(images).permute(0, 3, 1, 2)) == digit).float().mean().item())
+            images = to_uint8(model.sample(SAMPLES, torch.full((SAMPLES,), digit), temperature, generator), 8)
+            shares.append((predict(torch.from_numpy(images).permute(0, 3, 1, 2)) == digit).float().mean().item())
             rows.append(images[:12])
         cells = [f"{share:.1%}" for share in [*shares, float(np.mean(shares))]]
         text += f"| T = {temperature:g} | " + " | ".join(cells) + " |\n"

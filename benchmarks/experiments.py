@@ -1,9 +1,9 @@
-"""Comparisons: runs that differ in one thing, trained for equal minutes or equal steps, and what came of them.
+"""Comparisons of models that differ in one setting, trained for equal times or equal numbers of steps.
 
 usage: python benchmarks/experiments.py NAME --shared DIR --out OUT [--minutes M | --steps N] [--seeds 0,1,2]
 
-DIR holds the data sets. Each run is one ``fvae train`` with one thread; finished ones are not run again, those
-that were stopped go on. Writes OUT/NAME/DATA/table.md, table.csv, curves.png and samples.png, and the commands.
+DIR holds the data sets. Each run is one ``fvae train`` with one thread; finished runs are not repeated, interrupted
+ones are resumed. Writes table.md, table.csv, commands.txt and compare/ (curves and samples) in OUT/NAME/DATA.
 """
 
 import argparse
@@ -27,15 +27,16 @@ import torch
 from quality import quality, train_features
 
 import fvae
-from fvae.compare import compare
 from fvae.data import load_data
 from fvae.data.pictures import to_uint8
 from fvae.files import write_text
-from fvae.runs import read_metrics, read_yaml
+from fvae.runs.compare import compare
+from fvae.runs.config import read_config
+from fvae.runs.folder import read_metrics
 from fvae.settings import DataSettings
 
-FVAE = [sys.executable, "-m", "fvae.cli"]
-SAMPLES = 1000  # a model, for FID and KID
+FVAE = [sys.executable, "-m", "fvae"]
+SAMPLES = 1000  # of each model, for FID and KID
 
 DATA = {
     "fashion": (["--data", "fashion_train.npz", "--data.size", "32"], "fashion_test.npz"),
@@ -55,87 +56,98 @@ class Run:
     model: dict[str, Any] = field(default_factory=dict)
 
 
-SMALL_F = {"squeezes": 1, "blocks": 1, "hidden": 48, "levels": 3, "depth": 6, "width": 64}
-GLOW = {"levels": 3, "depth": 6, "width": 96}
+def part(name: str, **settings: Any) -> dict[str, Any]:
+    """Settings of a part of the model, as the command line names them."""
+    return {f"{name}.{setting}": value for setting, value in settings.items()}
 
 
-def models(vae: dict[str, int]) -> list[Run]:
-    """Of like parameter counts: 0.4 million for grey images, 0.85 for colour ones."""
+SMALL_F = part("coder", squeezes=1, blocks=1, hidden=48) | part("flow", levels=3, depth=6, width=64)
+GLOW = part("flow", levels=3, depth=6, width=96)
+
+
+def models(vae: dict[str, Any]) -> list[Run]:
+    """Models of similar parameter counts: 0.4 million for gray images, 0.85 million for color images."""
     return [
         Run("vae", "vae", vae),
         Run("glow", "glow", GLOW),
-        Run("f_vae", "f_vae", SMALL_F | {"hidden": 96, "width": 96}),
-        Run("f_vae_general", "f_vae_general", SMALL_F | {"hidden": 96, "rounds": 2, "width": 80}),
+        Run("f_vae", "f_vae", SMALL_F | part("coder", hidden=96) | part("flow", width=96)),
+        Run(
+            "f_vae_general",
+            "f_vae_general",
+            SMALL_F | part("coder", hidden=96) | part("flow", width=80) | {"rounds": 2},
+        ),
     ]
 
 
 def settings() -> list[Run]:
-    """A small f-VAE, and each of its settings changed alone, but for the kinds of its sigmas."""
+    """A small f-VAE, and variants that each change one of its settings, except the type of its sigmas."""
     return changed(
         {
-            "E, G: none": {"blocks": 0},
-            "E, G: 2 blocks": {"blocks": 2},
-            "E, G: hidden 96": {"hidden": 96},
-            "E, G: convnext": {"block": "convnext"},
-            "E, G: 2 squeezes": {"squeezes": 2},
-            "G: tanh": {"tanh": True},
-            "F: 2 levels": {"levels": 2},
-            "F: shuffled": {"mixing": "shuffle"},
-            "F: additive": {"coupling": "additive"},
-            **{f"sigmas: from {s}": {"sigma_1": s, "sigma_2": s} for s in (0.0025, 0.02, 0.1)},
-            **{f"sigmas: pace {p}": {"pace": p} for p in (1, 10, 100)},
+            "E, G: none": part("coder", blocks=0),
+            "E, G: 2 blocks": part("coder", blocks=2),
+            "E, G: hidden 96": part("coder", hidden=96),
+            "E, G: convnext": part("coder", block="convnext"),
+            "E, G: 2 squeezes": part("coder", squeezes=2),
+            "G: tanh": part("coder", tanh=True),
+            "F: 2 levels": part("flow", levels=2),
+            "F: shuffle": part("flow", mixing="shuffle"),
+            "F: additive": part("flow", coupling="additive"),
+            **{f"sigmas: from {s}": part("posterior", sigma=s) | part("decoder", sigma=s) for s in (0.0025, 0.02, 0.1)},
+            **{
+                f"sigmas: lr_scale {s}": part("posterior", lr_scale=s) | part("decoder", lr_scale=s)
+                for s in (1, 10, 100)
+            },
         }
     )
 
 
 def sigmas() -> list[Run]:
-    """The same small f-VAE, and each kind of sigma_1 and of sigma_2."""
+    """The same small f-VAE, and variants with each other type of sigma_1 and of sigma_2."""
     return changed(
         {
-            "sigma_1: one a channel": {"sigma_1_kind": "channel"},
-            "sigma_1: a network's": {"sigma_1_kind": "network"},
-            **{
-                f"sigma_1: fixed {s}": {"sigma_1_kind": "fixed", "sigma_1": s, "normalised": True}
-                for s in (0.1, 0.3, 0.5)
-            },
-            **{f"sigma_2: at least {s}": {"sigma_2": 2 * s, "sigma_2_least": s} for s in (0.02, 0.05)},
-            "sigma_2: dequantised": {"bins": "dequantised"},
-            "sigma_2: closed form": {"bins": "dequantised", "sigma_2_kind": "closed"},
+            "sigma_1: one per channel": part("posterior", std="channel"),
+            "sigma_1: from a network": part("posterior", std="network"),
+            **{f"sigma_1: fixed {s}": part("posterior", std="fixed", sigma=s, normalize=True) for s in (0.1, 0.3, 0.5)},
+            **{f"sigma_2: at least {s}": part("decoder", sigma=2 * s, least=s) for s in (0.02, 0.05)},
+            "sigma_2: density": part("decoder", likelihood="density"),
+            "sigma_2: closed form": part("decoder", likelihood="density", std="optimal"),
         }
     )
 
 
 def changed(changes: dict[str, dict[str, Any]]) -> list[Run]:
-    """The small f-VAE as it is, and with each of the changes alone."""
-    return [Run(name, "f_vae", SMALL_F | change) for name, change in ({"as it is": {}} | changes).items()]
+    """The small f-VAE with its base settings, and with each of the changes alone."""
+    return [Run(name, "f_vae", SMALL_F | change) for name, change in ({"base": {}} | changes).items()]
 
 
-COLOUR_MODELS = models({"latent": 128, "width": 20})
+COLOR_MODELS = models(part("coder", size=128, width=20))
 
 EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
     "models": {
-        "fashion": models({"latent": 64, "width": 16}),
-        "cifar10": COLOUR_MODELS,
-        "faces32": COLOUR_MODELS,
+        "fashion": models(part("coder", size=64, width=16)),
+        "cifar10": COLOR_MODELS,
+        "faces32": COLOR_MODELS,
     },
-    "others": {  # beside "models": as large, or as their kind is
+    "others": {  # in addition to "models": of a similar size where the recipe allows it
         "fashion": [
-            Run("nice", "nice", {"width": 256, "hidden": 3}),
-            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 84}),
+            Run("nice", "nice", part("flow", width=256, hidden=3)),
+            Run("realnvp", "realnvp", part("flow", levels=3, depth=3, width=84)),
             Run("noisy_flow", "noisy_flow", GLOW),
-            Run("f_vae_reduced", "f_vae_reduced", {"latent": 64, "width": 16, "flow_depth": 4, "flow_width": 96}),
-            Run("bn_vae", "bn_vae", {"latent": 64, "width": 16, "levels": 3}),
+            Run("f_vae_reduced", "f_vae_reduced", part("coder", size=64, width=16) | part("flow", depth=4, width=96)),
+            Run("bn_vae", "bn_vae", part("coder", size=64, width=16, levels=3)),
         ],
     },
     "mixing": {
-        "cifar10": [Run(mixing, "glow", GLOW | {"mixing": mixing}) for mixing in ("reverse", "shuffle", "conv")],
+        "cifar10": [
+            Run(mixing, "glow", GLOW | part("flow", mixing=mixing)) for mixing in ("reverse", "shuffle", "conv")
+        ],
     },
     "coupling": {
         "cifar10": [
             Run(
                 f"{coupling}{'' if actnorm else ', no actnorm'}",
                 "glow",
-                GLOW | {"coupling": coupling, "actnorm": actnorm},
+                GLOW | part("flow", coupling=coupling, actnorm=actnorm),
             )
             for coupling in ("additive", "affine")
             for actnorm in (True, False)
@@ -145,18 +157,22 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
     "sigmas": {"fashion": sigmas(), "cifar10": sigmas()},
     "dimension": {
         "fashion": [
-            Run(f"d = D / {k}", "f_vae_reduced", {"latent": 1024 // k, "width": 32, "flow_depth": 4, "flow_width": 128})
+            Run(
+                f"d = D / {k}",
+                "f_vae_reduced",
+                part("coder", size=1024 // k, width=32) | part("flow", depth=4, width=128),
+            )
             for k in (1, 4, 16, 64)
         ],
     },
     "published": {
         "cifar10": [
-            Run("glow", "glow", {"levels": 3, "depth": 8, "width": 128}),
-            Run("realnvp", "realnvp", {"levels": 3, "depth": 3, "width": 64}),
+            Run("glow", "glow", part("flow", levels=3, depth=8, width=128)),
+            Run("realnvp", "realnvp", part("flow", levels=3, depth=3, width=64)),
         ],
         "fashion28": [
-            Run("glow", "glow", {"levels": 2, "depth": 8, "width": 128}),
-            Run("realnvp", "realnvp", {"levels": 2, "depth": 3, "width": 64}),
+            Run("glow", "glow", part("flow", levels=2, depth=8, width=128)),
+            Run("realnvp", "realnvp", part("flow", levels=2, depth=3, width=64)),
         ],
     },
 }
@@ -164,19 +180,19 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
 
 def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, float], seed: int) -> list[str]:
     source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
-    train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "every": 100}
-    train |= {"test_images": 128, "accelerator": "cpu"}
+    train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "eval_interval": 100}
+    train |= {"eval_samples": 128, "accelerator": "cpu"}
     settings = flags("model", run.model) + flags("train", train)
     return [*FVAE, "train", run.recipe, *source, "--out", str(folder), *settings]
 
 
 def flags(group: str, values: dict[str, Any]) -> list[str]:
-    """Settings as the command takes them."""
+    """Settings as flags of ``fvae train``."""
     return [f"--{group}.{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
 
 
 def finish(words: list[str], folder: Path, budget: dict[str, float]) -> None:
-    """Train a run, or the rest of it; says so if it fails."""
+    """Train a run, or resume it; reports a failure."""
     if (folder / "metrics.csv").exists():
         last = read_metrics(folder)[-1]
         if last["seconds"] >= 60 * budget.get("minutes", math.inf) or last["step"] >= budget.get("steps", math.inf):
@@ -191,7 +207,7 @@ def finish(words: list[str], folder: Path, budget: dict[str, float]) -> None:
 
 @torch.no_grad()
 def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, float]:
-    """What one finished run says of its test images, and how its samples look at T = 1 and 0.8."""
+    """The bounds of one finished run on its test images, and the quality of its samples at T = 1 and 0.8."""
     kept = Path(f"{folder}.json")
     last = read_metrics(folder)[-1]
     if not kept.exists():
@@ -200,7 +216,7 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
         subprocess.run([*FVAE, *words], check=True, stdout=subprocess.DEVNULL)
     found = json.loads(kept.read_text())
     model = fvae.load(folder)
-    settings = read_yaml(folder / "config.yaml")["data"]
+    settings = read_config(folder / "config.yaml")["data"]
     train = load_data(DataSettings(**settings), "train")
     real = load_data(
         DataSettings(**(settings | {"source": str(shared / test)} if test else settings)), "all" if test else "test"
@@ -217,7 +233,7 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         parts = [
-            to_uint8(model.sample(100, model.draw_labels(100, generator), temperature, generator), model.decoder.bits)
+            to_uint8(model.sample(100, model.draw_labels(100, generator), temperature, generator), model.modality.bits)
             for _ in range(SAMPLES // 100)
         ]
         row["sampled images/s"] = SAMPLES / (time.perf_counter() - began)
@@ -227,21 +243,21 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
 
 
 def tables(rows: list[tuple[str, list[dict[str, float]]]]) -> tuple[str, str]:
-    """Markdown and CSV: the mean over seeds, +- half of the range where there are several."""
+    """Markdown and CSV tables: the mean over seeds, +- half of the range where there are several."""
 
-    def told(values: list[float]) -> str:
+    def formatted(values: list[float]) -> str:
         middle, spread = float(np.mean(values)), (max(values) - min(values)) / 2
         digits = 0 if abs(middle) >= 1000 else 1 if abs(middle) >= 100 else 3 if abs(middle) < 10 else 2
         return f"{middle:,.{digits}f}" + (f" +- {spread:.{digits}f}" if len(values) > 1 and spread else "")
 
     names = list(rows[0][1][0])
-    lines = [[label, *(told([row[name] for row in found]) for name in names)] for label, found in rows]
+    lines = [[label, *(formatted([row[name] for row in found]) for name in names)] for label, found in rows]
     seeds = [[label, i, *row.values()] for label, found in rows for i, row in enumerate(found)]
     return to_markdown([["model", *names], *lines]), to_csv([["model", "seed", *names], *seeds])
 
 
 def to_markdown(rows: list[list[str]]) -> str:
-    """A table whose first row is its header."""
+    """A Markdown table whose first row is the header."""
     return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
@@ -260,7 +276,7 @@ def main() -> None:
     budgets.add_argument("--minutes", type=float, help="of each run (default: 10)")
     budgets.add_argument("--steps", type=int, help="of each run")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--only", help="data sets, with commas between (default: all of the comparison)")
+    parser.add_argument("--only", help="data sets, separated by commas (default: all of the comparison)")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)

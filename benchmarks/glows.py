@@ -1,9 +1,10 @@
-"""One Glow, built from each library's own parts, and its coupling networks alone.
+"""One Glow, built from the layers of each library, and its coupling networks alone.
 
 Three levels on 3x32x32 images. A step is actnorm, a mixing of the channels, and an affine coupling with a bounded scale
-and the network conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (Kingma & Dhariwal, 2018). The coupling networks are the same
-to the weight (``network_weights``); what else differs is said at each builder. Of what a library offers, the fastest is
-taken. The peers' codes are N(0, I): fvae alone has Glow's learned prior of the channels that leave.
+and the network conv3x3 - ReLU - conv1x1 - ReLU - conv3x3 (Kingma & Dhariwal, 2018). The coupling networks have
+equally many weights (``network_weights``); other differences are documented at each builder. Where a library offers
+several layers, the fastest is used. The other libraries' prior is N(0, I): only fvae has Glow's learned prior of the
+channels that are factored out.
 """
 
 import math
@@ -32,7 +33,7 @@ SCALES = [(12, 16, 16), (24, 8, 8), (48, 4, 4)]  # each level's shape, after its
 
 @dataclass
 class Contender:
-    """A model and what is timed of it: images are bins 0 .. 255, codes whatever the library makes of them."""
+    """A model and the functions that are timed: images are in bins 0 .. 255, codes in the library's own format."""
 
     name: str
     kind: Literal["limit", "networks", "peer", "fvae"]
@@ -44,20 +45,20 @@ class Contender:
 
 
 def network_convolutions(module: nn.Module, width: int) -> list[nn.Conv2d]:
-    """The convolutions of the coupling networks, which alone are ``width`` wide."""
+    """The convolutions of the coupling networks, the only ones with ``width`` channels."""
     return [m for m in module.modules() if isinstance(m, nn.Conv2d) and width in (m.in_channels, m.out_channels)]
 
 
 def network_weights(module: nn.Module, width: int) -> int:
-    """How many weights the coupling networks have."""
+    """The number of weights of the coupling networks."""
     networks = [m for m in module.modules() if isinstance(m, CouplingNet)]
     return sum(p.numel() for m in [*network_convolutions(module, width), *networks] for p in m.parameters())
 
 
 def prepare(contender: Contender, width: int, x: Tensor) -> Contender:
-    """Move it to x, start its last convolutions from other than zero, as after a while of training, and set actnorms.
+    """Move it to x's device, give its last convolutions nonzero weights, as in training, and initialize its actnorms.
 
-    fvae sets its actnorms in a pass of its own, the peers' set themselves at the first batch.
+    fvae initializes actnorms in a separate pass, the other libraries at the first batch.
     """
     contender.module.to(x.device)
     for conv in network_convolutions(contender.module, width):
@@ -73,7 +74,7 @@ def prepare(contender: Contender, width: int, x: Tensor) -> Contender:
 
 
 def channels_last(contender: Contender) -> Contender:
-    """The same with weights and images in channels_last."""
+    """The same contender with weights and images in channels_last."""
     layout = torch.channels_last
     contender.module.to(memory_format=layout)
     return replace(
@@ -85,7 +86,7 @@ def channels_last(contender: Contender) -> Contender:
 
 
 def network(c_in: int, c_out: int, width: int) -> nn.Sequential:
-    """The coupling network from torch's own modules, as a user of the peers writes it."""
+    """The coupling network from torch's own modules, as users of the other libraries would write it."""
     return nn.Sequential(
         nn.Conv2d(c_in, width, 3, padding=1),
         nn.ReLU(),
@@ -95,7 +96,7 @@ def network(c_in: int, c_out: int, width: int) -> nn.Sequential:
     )
 
 
-def dequantised(x: Tensor) -> Tensor:
+def dequantized(x: Tensor) -> Tensor:
     """Bins to [0, 1], with uniform noise."""
     return (x + torch.rand_like(x)) / 256
 
@@ -111,13 +112,13 @@ def bins(v: Tensor) -> Tensor:
 
 
 def fvae_glow(depth: int, width: int) -> Contender:
-    """The recipe as it stands."""
+    """The recipe with this depth and width."""
     model = glow(SHAPE, flow=Glow(levels=len(SCALES), depth=depth, width=width))
     return Contender("fvae", "fvae", model, lambda x: model(x).loss(), model.encode, model.sample, model.decode)
 
 
 def normflows_glow(depth: int, width: int) -> Contender:
-    """normflows' own ``GlowBlock``: 1x1 convolution in LU form, scale sigmoid(s + 2), its own network."""
+    """normflows' ``GlowBlock``: 1x1 convolution in LU form, scale sigmoid(s + 2), its own coupling network."""
     flows, merges, bases = [], [], []
     for i, (c, h, w) in reversed(list(enumerate(SCALES))):  # normflows runs from the codes to the image
         last = i == len(SCALES) - 1
@@ -129,7 +130,7 @@ def normflows_glow(depth: int, width: int) -> Contender:
         "normflows",
         "peer",
         model,
-        loss=lambda x: model.forward_kld(dequantised(x)),
+        loss=lambda x: model.forward_kld(dequantized(x)),
         encode=lambda x: model.inverse_and_log_det(middle(x))[0],
         sample=lambda n: bins(model.sample(n)[0]),
         decode=lambda codes: bins(model.forward_and_log_det(codes)[0]),
@@ -139,9 +140,9 @@ def normflows_glow(depth: int, width: int) -> Contender:
 def freia_glow(depth: int, width: int) -> Contender:
     """FrEIA's ``AllInOneBlock``: coupling with scale exp(2 tanh), then scale and shift by channel, then a rotation.
 
-    FrEIA has no learned 1x1 convolution: the rotation is fixed, and the "actnorm" not set from data. Its other ways to
-    build a step (ActNorm, PermuteRandom or Fixed1x1Conv, AffineCouplingOneSided; one learned Householder reflection)
-    came out no faster by more than noise, ``GLOWCouplingBlock`` too, which has half as many actnorms and mixings.
+    FrEIA has no learned 1x1 convolution: the rotation is fixed, and the "actnorm" not set from data. The
+    alternatives (ActNorm, PermuteRandom or Fixed1x1Conv, AffineCouplingOneSided; one learned Householder reflection)
+    were not measurably faster, nor was ``GLOWCouplingBlock``, which has half as many actnorms and mixings.
     """
     subnet = partial(network, width=width)
     block = {"subnet_constructor": subnet, "global_affine_type": "EXP", "permute_soft": True}
@@ -163,7 +164,7 @@ def freia_glow(depth: int, width: int) -> Contender:
     model = ff.GraphINN([*nodes, ff.OutputNode(here)])
 
     def loss(x: Tensor) -> Tensor:
-        codes, logdet = model(dequantised(x))
+        codes, logdet = model(dequantized(x))
         return (sum(0.5 * e.square().sum((1, 2, 3)) for e in codes) - logdet).mean()
 
     def noise(n: int) -> list[Tensor]:
@@ -190,7 +191,7 @@ class NflowsNetwork(nn.Module):
 
 
 def nflows_glow(depth: int, width: int) -> Contender:
-    """nflows: 1x1 convolution in LU form behind a fixed permutation, its inverse kept in eval mode, scale sigmoid."""
+    """nflows: 1x1 convolution in LU form behind a fixed permutation, its inverse cached in eval mode, scale sigmoid."""
 
     def step(c: int) -> list[nt.Transform]:
         mask = create_mid_split_binary_mask(c)
@@ -206,15 +207,15 @@ def nflows_glow(depth: int, width: int) -> Contender:
         "nflows",
         "peer",
         model,
-        loss=lambda x: -model.log_prob(dequantised(x)).mean(),
+        loss=lambda x: -model.log_prob(dequantized(x)).mean(),
         encode=lambda x: model.transform_to_noise(middle(x)),
         sample=lambda n: bins(model.sample(n)),
         decode=lambda codes: bins(scales.inverse(codes)[0]),
     )
 
 
-class Fed(torch.autograd.Function):
-    """Any tensors to a scalar whose gradients with respect to them are given: a loss at no cost."""
+class GivenGradients(torch.autograd.Function):
+    """A scalar function of any tensors with the given gradients: a loss that costs nothing."""
 
     @staticmethod
     def forward(ctx: Any, gradients: list[Tensor], *outputs: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ class Fed(torch.autograd.Function):
 
 
 class Bare(nn.Module):
-    """The coupling networks alone, each with its own fixed input and gradient, drawn at a batch size's first use."""
+    """The coupling networks alone, each with a fixed input and gradient, drawn at the first use of a batch size."""
 
     def __init__(self, depth: int, width: int, relu: bool, layout: torch.memory_format):
         super().__init__()
@@ -239,8 +240,8 @@ class Bare(nn.Module):
         self.layout = layout
         self.drawn: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def feeds(self, n: int) -> tuple[list[Tensor], list[Tensor]]:
-        """The networks' inputs, of which gradients are computed, not kept, and their outputs' gradients."""
+    def inputs_and_gradients(self, n: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The networks' inputs, whose gradients are computed and discarded, and the gradients of their outputs."""
         if n not in self.drawn:
             device = next(self.parameters()).device
 
@@ -254,14 +255,14 @@ class Bare(nn.Module):
         return self.drawn[n]
 
     def forward(self, n: int) -> list[Tensor]:
-        return [net(x) for net, x in zip(self.nets, self.feeds(n)[0], strict=True)]
+        return [net(x) for net, x in zip(self.nets, self.inputs_and_gradients(n)[0], strict=True)]
 
     def loss(self, x: Tensor) -> Tensor:
-        return Fed.apply(self.feeds(len(x))[1], *self(len(x)))
+        return GivenGradients.apply(self.inputs_and_gradients(len(x))[1], *self(len(x)))
 
 
 def bare(depth: int, width: int) -> list[Contender]:
-    """The coupling networks as torch computes them and nothing of a flow: their convolutions, then with the ReLUs."""
+    """The coupling networks without a flow around them: their convolutions only, and with the ReLUs."""
     contenders = []
     for name, kind, relu in (("convolutions", "limit", False), ("networks", "networks", True)):
         for layout in (torch.contiguous_format, torch.channels_last):
@@ -272,6 +273,6 @@ def bare(depth: int, width: int) -> list[Contender]:
 
 
 def peers(depth: int, width: int) -> list[Contender]:
-    """Each other library in both layouts."""
+    """Each other library in both memory layouts."""
     builders = (normflows_glow, freia_glow, nflows_glow)
     return [layout(build(depth, width)) for build in builders for layout in (lambda c: c, channels_last)]

@@ -1,9 +1,9 @@
-"""Where one training step's time goes, plain and fast: a picture.
+"""The time of one training step by type of operation, for the plain and the fused implementation, as a figure.
 
 usage: python benchmarks/profile_step.py --out FILE.png [--threads 1]
 
 The Glow of ``speed.py`` (3 levels of 8 steps, width 256, batch 16, 3x32x32), forward and backward, by torch's profiler:
-the operations' own time, in groups.
+the operations' self time, in groups.
 """
 
 import argparse
@@ -19,19 +19,26 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from plain import plain
 
 from fvae import initialize
+from fvae.cli.memory import keep_freed_memory
 from fvae.files import replacing
-from fvae.memory import keep_freed_memory
 from fvae.recipes import glow
 
-GROUPS = {  # by the beginning of an operation's name, the first that fits
-    "networks' products and convolutions": (
+GROUPS = {  # by the prefix of an operation's name; the first match counts
+    "matrix products and convolutions": (
         "aten::mkldnn_conv",
         "aten::convolution_backward",
         "aten::mm",
         "aten::addmm",
     ),
     "ReLUs": ("aten::clamp_min", "aten::relu", "aten::threshold"),
-    "copies and joins": ("aten::copy_", "aten::cat", "aten::_to_copy", "aten::index", "aten::gather", "aten::stack"),
+    "copies and concatenations": (
+        "aten::copy_",
+        "aten::cat",
+        "aten::_to_copy",
+        "aten::index",
+        "aten::gather",
+        "aten::stack",
+    ),
     "sums": ("aten::sum", "aten::bmm"),
     "other arithmetic": ("aten::",),
     "autograd and Python": ("",),
@@ -39,7 +46,7 @@ GROUPS = {  # by the beginning of an operation's name, the first that fits
 
 
 def times(model: torch.nn.Module, x: torch.Tensor, rounds: int = 5) -> dict[str, float]:
-    """ms of a step in each group."""
+    """Milliseconds of a step spent in each group."""
     for _ in range(2):
         model(x).loss().backward()
     with profile(activities=[ProfilerActivity.CPU]) as found:

@@ -1,8 +1,8 @@
-"""How good samples look, in figures: FID and KID under a small network of this data set, and sharpness.
+"""Sample quality: FID and KID in the features of a small network trained on the data set, and sharpness.
 
-The feature network is trained here, on the training images alone, to tell by which of four right angles an image was
-turned: it needs no labels, no download, and learns what is where. Its distances compare models on one data set under
-one network; they are not comparable with the FID of the Inception network.
+The feature network is trained here, on the training images only, to predict by which multiple of 90 degrees an image
+was rotated, which needs neither labels nor a download. Its distances compare models on one data set under one
+network; they are not comparable with the FID of the Inception network.
 """
 
 import math
@@ -19,9 +19,9 @@ FEATURES = 128
 
 
 class Features(nn.Module):
-    """Images (N, C, H, W) in 0 .. 255 to (N, 128); ``turns`` are the logits of the four right angles."""
+    """Images (N, C, H, W) in 0 .. 255 to (N, 128); ``rotation`` returns the logits of the four rotations."""
 
-    num_features = FEATURES  # as torchmetrics asks
+    num_features = FEATURES  # required by torchmetrics
 
     def __init__(self, channels: int):
         super().__init__()
@@ -37,44 +37,46 @@ class Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.float() / 127.5 - 1).mean((2, 3))
 
-    def turns(self, x: Tensor) -> Tensor:
+    def rotation(self, x: Tensor) -> Tensor:
         return self.head(self(x))
 
 
 @torch.enable_grad()
 def train_features(pixels: np.ndarray, path: Path, steps: int = 1500, batch: int = 64) -> Features:
-    """The network of images (N, C, H, W) uint8, kept at ``path``; read from there if it is there."""
+    """The network trained on images (N, C, H, W) uint8, saved to ``path``, or loaded from it if it exists."""
     net = Features(pixels.shape[1])
     if path.exists():
         net.load_state_dict(torch.load(path, weights_only=True))
         return net.eval()
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps)
-    right = []
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+    correct = []
     for _ in range(steps):
         x = torch.from_numpy(pixels[random.integers(len(pixels), size=batch)])
-        turn = torch.randint(4, (batch,))
-        x = torch.stack([torch.rot90(image, int(k), (1, 2)) for image, k in zip(x, turn, strict=True)])
-        logits = net.turns(x)
-        loss = F.cross_entropy(logits, turn)
-        optimiser.zero_grad()
+        rotation = torch.randint(4, (batch,))
+        x = torch.stack([torch.rot90(image, int(k), (1, 2)) for image, k in zip(x, rotation, strict=True)])
+        logits = net.rotation(x)
+        loss = F.cross_entropy(logits, rotation)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        right.append((logits.argmax(1) == turn).float().mean().item())
-    print(f"{path}: tells {np.mean(right[-100:]):.1%} of the turns of its last 6,400 training images", flush=True)
+        correct.append((logits.argmax(1) == rotation).float().mean().item())
+    print(
+        f"{path}: predicts the rotation of {np.mean(correct[-100:]):.1%} of its last 6,400 training images", flush=True
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(net.state_dict(), path)
     return net.eval()
 
 
 def sharpness(pixels: np.ndarray) -> float:
-    """The variance of the Laplacian of grey images, the mean over (N, C, H, W)."""
-    grey = torch.from_numpy(pixels).float().mean(1, keepdim=True)
+    """The variance of the Laplacian of gray images, averaged over (N, C, H, W)."""
+    gray = torch.from_numpy(pixels).float().mean(1, keepdim=True)
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return float(F.conv2d(grey, kernel).flatten(1).var(1).mean())
+    return float(F.conv2d(gray, kernel).flatten(1).var(1).mean())
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-"""Speed and memory of one Glow in fvae, in its peers and as bare convolutions: see ``glows``.
+"""Speed and memory of one Glow in fvae, in other libraries, and as bare convolutions; see ``glows.py``.
 
 usage: python benchmarks/speed.py --out DIR [--rounds N] [--threads 1] [--device cpu|cuda] [--only train,sample,...]
 
-Everything runs in one process, in rounds: each round times every contender once, so that a slow minute of the machine
-is everybody's. A time is the median over the rounds, after two runs that don't count. Writes DIR/speed.md, .csv, .png.
+Everything runs in one process, in rounds: each round times every contender once, so that variations of the machine's
+speed affect all alike. A time is the median over the rounds, after two warm-up runs. Writes speed.md, .csv and .png.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from glows import SHAPE, Contender, bare, fvae_glow, network_weights, peers, pre
 from torch import Tensor, nn
 
 from fvae import initialize
+from fvae.cli.memory import keep_freed_memory
 from fvae.files import replacing, write_text
 from fvae.flows.fused import set_reversible
-from fvae.memory import keep_freed_memory
 from fvae.recipes import Glow, Squeezing, f_vae
 
-COLOURS = {"limit": "#bdbdbd", "networks": "#bdbdbd", "peer": "#737373", "fvae": "#d95f02"}
+COLORS = {"limit": "#bdbdbd", "networks": "#bdbdbd", "peer": "#737373", "fvae": "#d95f02"}
 
 Runs = list[tuple[Contender, Callable[[], object]]]
 
@@ -55,7 +55,7 @@ PUBLISHED = {
     "coder": Squeezing(squeezes=3, blocks=12, hidden=0),
     "flow": Glow(levels=4, depth=12, width=256, mixing="shuffle", coupling="additive"),
 }
-DEEP, SHALLOW = Size(32, 512, 32), Size(8, 512, 32)  # where memory is measured
+DEEP, SHALLOW = Size(32, 512, 32), Size(8, 512, 32)  # for which memory is measured
 
 
 class Row(NamedTuple):
@@ -68,17 +68,17 @@ class Table(NamedTuple):
     rows: list[Row]
 
     def best(self, kind: str, unit: str) -> float:
-        """The least of a kind, NaN where there is none."""
+        """The smallest value of a kind, NaN where there is none."""
         return min((row.figures[unit] for row in self.rows if row.contender.kind == kind), default=math.nan)
 
     def figures(self, row: Row) -> Iterator[tuple[str, float, float, float]]:
-        """Unit, value, and the value in units of the limit's and of the best peer's."""
+        """Unit, value, and the ratios of the value to the limit's and to the best peer's."""
         for unit, value in row.figures.items():
             yield unit, value, value / self.best("limit", unit), value / self.best("peer", unit)
 
 
 def milliseconds(run: Callable[[], object], device: str) -> float:
-    """How long one run takes, to its end on the device."""
+    """The time of one run, until the device has finished."""
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -93,7 +93,7 @@ def milliseconds(run: Callable[[], object], device: str) -> float:
 
 
 def timed(runs: Runs, rounds: int, device: str) -> list[Row]:
-    """The median time of each, round robin."""
+    """The median time of each, measured in turns."""
     for _, run in runs:
         run()
         run()
@@ -102,10 +102,10 @@ def timed(runs: Runs, rounds: int, device: str) -> list[Row]:
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most bytes alive at once during a run, above those alive before it.
+    """The peak of allocated bytes during a run, above those allocated before it.
 
-    On a CPU the sum of the profiler's allocations and frees in their order. What was there before the run and is freed
-    in it isn't counted by the profiler; here nothing is.
+    On a CPU it is computed from the allocations and frees that the profiler reports in order. It ignores frees
+    of memory that was allocated before the run; here there are none.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -121,12 +121,12 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 
 
 def check_peak_bytes(device: str) -> None:
-    """Five ReLUs of 1 MiB hold their five outputs, and the backward pass adds two gradients at its second step."""
+    """Check: five ReLUs of 1 MiB keep five outputs, and the backward pass adds two gradients at its second step."""
     relus = nn.Sequential(*(nn.ReLU() for _ in range(5)))
     x = torch.randn(2**18, device=device, requires_grad=True)
     gradient = torch.ones_like(x)
     found = peak_bytes(lambda: relus(x).backward(gradient), device) / 2**20
-    assert found == 7, f"the memory meter is off: expected 7 MiB, found {found}"
+    assert found == 7, f"peak_bytes is wrong: expected 7 MiB, found {found}"
 
 
 def images(batch: int, device: str) -> Tensor:
@@ -134,7 +134,7 @@ def images(batch: int, device: str) -> Tensor:
 
 
 def contenders(size: Size, x: Tensor) -> list[Contender]:
-    """All of them, ready, with the same number of weights in their coupling networks."""
+    """All contenders, prepared, with the same number of weights in their coupling networks."""
     depth, width, _ = size
     every = [*bare(depth, width), *peers(depth, width), fvae_glow(depth, width)]
     weights = {c.name: network_weights(c.module, width) for c in every}
@@ -147,7 +147,7 @@ def fvae_alone(size: Size, x: Tensor) -> Contender:
 
 
 def reversible(contender: Contender) -> Contender:
-    """fvae computing its activations again in the backward pass, from its outputs."""
+    """fvae with activations recomputed from the outputs in the backward pass."""
     set_reversible(contender.module, True)
     return replace(contender, name="fvae, reversible")
 
@@ -170,20 +170,20 @@ def autocast(contender: Contender, device: str) -> Contender:
 
 
 def training(contender: Contender, x: Tensor) -> Callable[[], None]:
-    """A training step, with the same optimiser for everybody."""
-    optimiser = torch.optim.AdamW(contender.module.parameters(), lr=1e-4, fused=True)
+    """A training step, with the same optimizer for all."""
+    optimizer = torch.optim.AdamW(contender.module.parameters(), lr=1e-4, fused=True)
     contender.module.train()
 
     def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         contender.loss(x).backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
 
 def gradients(contender: Contender, x: Tensor) -> Callable[[], None]:
-    """Forward and backward into gradients that are kept, so that the memory it takes is that of activations."""
+    """Forward and backward into allocated gradients, so that the memory measured is that of activations."""
     contender.module.train()
 
     def step() -> None:
@@ -194,16 +194,16 @@ def gradients(contender: Contender, x: Tensor) -> Callable[[], None]:
 
 
 def inverse_error(contender: Contender, x: Tensor) -> float:
-    """The most that decode(encode(x)) is off, in bins, in eval mode.
+    """The largest error of decode(encode(x)), in bins, in eval mode.
 
-    nflows makes the inverses that it keeps at this first use, on the default device.
+    nflows computes its cached inverses at this first use, on the default device.
     """
     contender.module.eval()
     if contender.decode is None:
         return math.nan
     with torch.no_grad(), x.device:
         error = (contender.decode(contender.encode(x)) - x).abs().max().item()
-    assert error < 0.5, f"{contender.name} is no inverse: off by {error} bins"
+    assert error < 0.5, f"{contender.name} is not inverted exactly: an error of {error} bins"
     return error
 
 
@@ -226,7 +226,7 @@ def encode(device: str, rounds: int) -> Iterator[Table]:
 
 @torch.no_grad()
 def inference(title: str, use: Callable[[Contender, Tensor], object], device: str, rounds: int) -> Iterator[Table]:
-    """What needs no gradient, on models that were checked to be invertible."""
+    """Functions without gradients, on models whose inverse was checked."""
     for size in SIZES[device]:
         x = images(size.batch, device)
         every = contenders(size, x)
@@ -237,7 +237,7 @@ def inference(title: str, use: Callable[[Contender, Tensor], object], device: st
 
 
 def memory(device: str, rounds: int) -> Iterator[Table]:
-    """Peak of activations and time of forward and backward; three rounds at most, since these are long steps."""
+    """Peak memory of activations, and time of forward and backward; three rounds at most, since steps are long."""
     check_peak_bytes(device)
     for size in (DEEP, SHALLOW):
         x = images(size.batch, device)
@@ -253,7 +253,7 @@ def memory(device: str, rounds: int) -> Iterator[Table]:
 
 
 def published(device: str, rounds: int) -> Iterator[Table]:
-    """Training steps of f-VAE as its author published it, on 64x64 and on 128x128 images (Su & Wu, 2018)."""
+    """Training steps of the f-VAE of the published sizes, on 64x64 and on 128x128 images (Su & Wu, 2018)."""
     batch = 4 if device == "cpu" else 32
     rows = []
     for side in (64, 128):
@@ -268,9 +268,9 @@ def published(device: str, rounds: int) -> Iterator[Table]:
 
 
 def bf16(device: str, rounds: int) -> Iterator[Table]:
-    """fvae with and without autocast to bfloat16, where the processor computes in it."""
+    """fvae with and without autocast to bfloat16, on processors that support it."""
     if device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        print("bf16: left out, this processor has no bfloat16")
+        print("bf16: skipped, this processor has no bfloat16")
         return
     for size in SIZES[device]:
         x = images(size.batch, device)
@@ -291,7 +291,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def models(size: Size, device: str) -> str:
-    """What is compared: parameters, those of the coupling networks, and how exactly each inverts itself."""
+    """A table of the models: parameters, those of the coupling networks, and the error of the inverse."""
     x = images(4, device)
     lines = [
         [
@@ -307,10 +307,10 @@ def models(size: Size, device: str) -> str:
 
 
 def conditions(device: str, rounds: int, kept: bool) -> str:
-    """When, where and with what it ran."""
+    """Date, hardware, versions and settings of the measurement."""
     cpuinfo = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    allocator = "is kept, for everybody (fvae.memory)" if kept else "goes back to the system (the default)"
+    allocator = "is kept, for all (fvae.cli.memory)" if kept else "is returned to the system (the default)"
     hardware = f"{name[1] if name else platform.processor()}, {torch.get_num_threads()} thread(s)"
     if device == "cuda":
         hardware = f"{torch.cuda.get_device_name()}; {hardware}"
@@ -318,11 +318,11 @@ def conditions(device: str, rounds: int, kept: bool) -> str:
         f"{library} {version(library)}" for library in ("torch", "fvae", "normflows", "FrEIA", "nflows")
     )
     return (
-        f"{datetime.date.today()}; {hardware}; {versions}; float32 unless said, torch's defaults otherwise; "
-        f"medians of {rounds} rounds (of 3 where memory is measured); freed memory {allocator}.\n\n"
+        f"{datetime.date.today()}; {hardware}; {versions}; float32 unless stated, torch's defaults otherwise; "
+        f"medians of {rounds} rounds (3 where memory is measured); freed memory {allocator}.\n\n"
         f"    {shlex.join(['python', *sys.argv])}\n\n"
         "The limit is the faster of the two layouts of the bare convolutions: the coupling networks as torch computes "
-        "them, without their ReLUs, each on an input of its own, forward and (in training) backward.\n"
+        "them, without their ReLUs, each on a separate input, forward and (in training) backward.\n"
     )
 
 
@@ -352,7 +352,7 @@ def spreadsheet(tables: list[Table]) -> str:
 
 
 def picture(tables: list[Table], path: Path) -> None:
-    """A panel of bars for each table and unit, the least on top."""
+    """A bar chart for each table and unit, the smallest value on top."""
     panels = [(table, unit) for table in tables for unit in table.rows[0].figures]
     heights = [len(table.rows) + 2 for table, _ in panels]
     figure, axes = plt.subplots(
@@ -360,8 +360,8 @@ def picture(tables: list[Table], path: Path) -> None:
     )
     for axis, (table, unit) in zip(axes[:, 0], panels, strict=True):
         rows = sorted(table.rows, key=lambda row: row.figures[unit], reverse=True)
-        colours = [COLOURS[row.contender.kind] for row in rows]
-        bars = axis.barh([row.contender.name for row in rows], [row.figures[unit] for row in rows], color=colours)
+        colors = [COLORS[row.contender.kind] for row in rows]
+        bars = axis.barh([row.contender.name for row in rows], [row.figures[unit] for row in rows], color=colors)
         axis.bar_label(bars, fmt="{:,.4g}", padding=3, fontsize=8)
         axis.set_title(f"{table.title} ({unit}, less is better)", fontsize=9, loc="left")
         axis.tick_params(labelsize=8)
@@ -376,12 +376,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas between (default: all)")
-    parser.add_argument("--default-allocator", action="store_true", help="leave glibc's allocator as it comes")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas (default: all)")
+    parser.add_argument("--default-allocator", action="store_true", help="keep glibc's default allocator settings")
     args = parser.parse_args()
     names = args.only.split(",")
     if unknown := set(names) - set(SECTIONS):
-        parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+        parser.error(f"--only: unknown sections {', '.join(sorted(unknown))}; the sections are {', '.join(SECTIONS)}")
     torch.set_num_threads(args.threads)
     kept = not args.default_allocator and keep_freed_memory()
     torch.manual_seed(0)

@@ -1,15 +1,14 @@
-"""A training step inside real runs of ``fvae.train``: with its feed against one resident batch, and plain against fast.
+"""A training step of ``fvae.fit``: read by the loader or on one batch in memory, and plain or fused.
 
 usage: python benchmarks/steps.py --out DIR [--rounds N] [--threads N]
 
-Each contender is trained for some steps in each round, one after the other in one process; a step is the time from one
-batch's arrival to the next one's, everything in it: feed, noise, forward, backward, clipping, AdamW, average and loop.
-The median over all steps of all rounds counts. Writes DIR/steps.md.
+Each contender is trained for some steps in each round, one after the other in one process. The time of a step includes
+all of it: loader, noise, forward, backward, clipping, AdamW, averaged weights and loop. Reported is the median over all
+steps of all rounds. Writes DIR/steps.md.
 """
 
 import argparse
 import itertools
-import logging
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from lightning import Callback
 from speed import conditions, markdown
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,24 +29,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from plain import plain
 
-from fvae.data.samples import Samples
-from fvae.demo import MODEL
+from fvae import fit
 from fvae.files import write_text
 from fvae.model import LatentModel
 from fvae.recipes import f_vae, glow
-from fvae.settings import TrainSettings
-from fvae.train import Training, train
+from fvae.training import Callback, Trainer
+from fvae.training.loader import Loader
 
-WARM = 5  # steps of each run that don't count
+WARM = 5  # warm-up steps of each run, which are not counted
+DEMO = {"flow": {"levels": 2, "depth": 5, "width": 64}, "bits": 4}  # the model of fvae demo
 
 
 class Clock(Callback):
-    """When each batch arrived."""
+    """A callback that records when each step ends."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def on_train_batch_start(self, *_: object) -> None:
+    def on_start(self, trainer: Trainer) -> None:
+        self.times.append(time.perf_counter())
+
+    def on_step(self, trainer: Trainer) -> None:
         self.times.append(time.perf_counter())
 
     def steps(self) -> list[float]:
@@ -66,46 +67,45 @@ class Contender:
 
 
 def run(contender: Contender) -> list[float]:
-    """The times of the steps of one run, in ms."""
+    """The times of the steps of one run, in milliseconds."""
     torch.manual_seed(0)
     model = contender.model()
-    images = Samples(contender.pixels, [""] * len(contender.pixels))
-    settings = TrainSettings(steps=contender.steps, batch_size=contender.batch, every=10**6, test_images=8)
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, contender.around(model):
-        train(model, images, images, Path(folder), settings, progress=clock, report=lambda line: None)
+    clock, settings = Clock(), {"steps": contender.steps, "batch_size": contender.batch, "eval_interval": 10**6}
+    with contender.around(model):
+        fit(model, contender.pixels, contender.pixels, eval_samples=8, progress=False, callbacks=[clock], **settings)
     return clock.steps()
 
 
 @contextmanager
 def resident(model: LatentModel) -> Iterator[None]:
-    """One batch, over and over."""
+    """Replace the loader by one batch in memory."""
 
-    def feed(training: Training) -> Iterator[list]:
-        return itertools.repeat([torch.from_numpy(training.data.values[: training.settings.batch_size]), None])
+    def since(loader: Loader, t: int) -> Iterator[list]:
+        return itertools.repeat([(torch.from_numpy(loader.data.values[: loader.sampler.batch_size]), None)])
 
-    with mock.patch.object(Training, "train_dataloader", feed):
+    with mock.patch.object(Loader, "since", since):
         yield
 
 
 @contextmanager
 def plainly(model: LatentModel) -> Iterator[None]:
-    """Each flow and layer on its own, torch's clipping by norm and its averaged model."""
+    """Separate flows and layers, torch's clipping by norm and torch's averaged model."""
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
 
-    def clip(training: Training, optimizer: object, **_: object) -> None:
-        training.norm = nn.utils.clip_grad_norm_(training.model.parameters(), training.settings.clip)
+    def update(trainer: Trainer) -> None:
+        trainer.norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.settings.clip)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = group["lr_scale"] * trainer.settings.lr
+        trainer.optimizer.step()
+        trainer.step += 1
+        average.update_parameters(trainer.model)
 
-    with (
-        plain(model),
-        mock.patch.object(Training, "configure_gradient_clipping", clip),
-        mock.patch.object(Training, "update_average", lambda training, n: average.update_parameters(training.model)),
-    ):
+    with plain(model), mock.patch.object(Trainer, "update", update):
         yield
 
 
 def demo() -> LatentModel:
-    return f_vae((1, 8, 8), **MODEL)
+    return f_vae((1, 8, 8), **DEMO)
 
 
 def small_glow() -> LatentModel:
@@ -113,25 +113,25 @@ def small_glow() -> LatentModel:
 
 
 def tables(rounds: int) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """The median step of each contender, under a title; the first of each table is what the others are measured by."""
+    """The median step of each contender, under a title; ratios are to the first contender of each table."""
     random = np.random.default_rng(0)
     digits, pictures = (random.integers(0, 256, (n, *s), np.uint8) for n, s in ((1700, (1, 8, 8)), (5000, (3, 32, 32))))
     with tempfile.TemporaryFile() as file:
         mapped = np.memmap(file, np.uint8, "w+", shape=pictures.shape)
         mapped[:] = pictures
         groups = {
-            "fvae demo's step: plain against fast": [
+            "The step of fvae demo, plain and fused": [
                 Contender("plain implementation", demo, digits, 128, 40, plainly),
                 Contender("fvae", demo, digits, 128, 40),
             ],
-            "Feed, fvae demo's model, batch 128": [
-                Contender("one resident batch", demo, digits, 128, 60, resident),
-                Contender("fed from memory", demo, digits, 128, 60),
+            "Loader, the model of fvae demo, batch 128": [
+                Contender("one batch in memory", demo, digits, 128, 60, resident),
+                Contender("loaded from memory", demo, digits, 128, 60),
             ],
-            "Feed, Glow (8 steps a level, width 256), batch 16": [
-                Contender("one resident batch", small_glow, pictures, 16, 12, resident),
-                Contender("fed from memory", small_glow, pictures, 16, 12),
-                Contender("fed from a memory map", small_glow, mapped, 16, 12),
+            "Loader, Glow (8 steps a level, width 256), batch 16": [
+                Contender("one batch in memory", small_glow, pictures, 16, 12, resident),
+                Contender("loaded from memory", small_glow, pictures, 16, 12),
+                Contender("loaded from a memory map", small_glow, mapped, 16, 12),
             ],
         }
         for title, contenders in groups.items():
@@ -150,12 +150,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     text = f"# Steps of real runs\n\n{conditions('cpu', args.rounds, kept=True)}"
     for title, rows in tables(args.rounds):
         first = rows[0][1]
         lines = [[name, f"{ms:.1f}", f"{ms / first:.3f}"] for name, ms in rows]
-        table = f"\n## {title}\n\n{markdown(['contender', 'ms a step', 'ratio'], lines)}"
+        table = f"\n## {title}\n\n{markdown(['contender', 'ms per step', 'ratio'], lines)}"
         print(table, flush=True)
         text += table
     write_text(args.out / "steps.md", text)

@@ -1,11 +1,11 @@
-"""What a linear classifier reads from the codes of sentences: the polarity of reviews, run by run.
+"""How well a linear classifier predicts the polarity of reviews from their latent codes, for each of several runs.
 
 usage: python benchmarks/text_codes.py RUN [RUN ...] --shared DIR --out OUT [--train 20000]
 
-The runs are of text_vae, trained without labels, as ``benchmarks/text.py yelp`` makes them. ``fvae encode`` gives the
-codes of the first ``--train`` labelled sentences and of all test sentences; logistic regression learns from the first
-and is counted on the second. Beside them the share of the commoner label, and a regression on which words there are.
-Writes OUT/codes.md.
+The runs are of text_vae, trained without labels, as made by ``benchmarks/text.py yelp``. ``fvae encode`` computes the
+codes of the first ``--train`` labeled sentences and of all test sentences; logistic regression is fitted to the former
+and evaluated on the latter. Baselines are the share of the more frequent label, and a regression on the presence of
+words. Writes OUT/codes.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fvae.files import write_bytes, write_text
 
 def lines(shared: Path, part: str, kind: str) -> list[str]:
     path = shared / f"yelp_short_{part}.{kind}.gz"
-    return read_lines(path, str(path))
+    return read_lines(path)
 
 
 def codes(run: Path, sentences: Path, out: Path) -> np.ndarray:
@@ -49,9 +49,9 @@ def main() -> None:
     for part, path in files.items():
         write_bytes(path, "".join(line + "\n" for line in text[part]).encode())
     share = max(labels["test"].mean(), 1 - labels["test"].mean())
-    rows = [("the commoner label", share)]
+    rows = [("the more frequent label", share)]
     bag = make_pipeline(CountVectorizer(binary=True, token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
-    rows.append(("which words there are", bag.fit(text["train"], labels["train"]).score(text["test"], labels["test"])))
+    rows.append(("presence of words", bag.fit(text["train"], labels["train"]).score(text["test"], labels["test"])))
     for run in args.runs:
         found = {part: codes(run, path, args.out / f"{run.name}_{part}.npz") for part, path in files.items()}
         linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

@@ -1,10 +1,10 @@
-"""Tokens a second in training: text_vae beside a plain torch.nn.LSTM language model of the same size, in turns.
+"""Tokens per second in training: text_vae and a plain torch.nn.LSTM language model of the same size, alternately.
 
 usage: python benchmarks/text_speed.py FILE.txt [--hidden 256] [--embedding 256] [--batch 32] [--rounds 9] [--steps 4]
 
-A round takes ``steps`` steps of each, on the same sentences; what is told is the median over rounds. The plain model
-pads its batches, as most code does, or packs them. text_vae has an encoder that reads the same tokens too: "both
-networks" counts each token once for each.
+A round takes ``steps`` steps of each model on the same sentences; reported is the median over rounds. The plain model
+pads its batches, as most code does, or packs them. The encoder of text_vae reads the same tokens too: "both networks"
+counts each token once for each network.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from fvae.data import load_data
-from fvae.networks.text import BOS, PAD
 from fvae.recipes import language_model, text_vae
 from fvae.settings import DataSettings
+from fvae.tokens import BOS, PAD
 
 
 class Plain(nn.Module):
-    """An LSTM language model as one would write it down."""
+    """A textbook LSTM language model."""
 
     def __init__(self, vocabulary: int, embedding: int, hidden: int, packed: bool):
         super().__init__()
@@ -65,19 +65,19 @@ def main() -> None:
         "language_model": (alone, lambda x: alone(x).loss()),
         "text_vae": (vae, lambda x: vae(x).loss()),
     }
-    optimisers = {k: torch.optim.AdamW(m.parameters(), 1e-3, fused=True) for k, (m, _) in contenders.items()}
+    optimizers = {k: torch.optim.AdamW(m.parameters(), 1e-3, fused=True) for k, (m, _) in contenders.items()}
     rng = np.random.default_rng(0)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(args.rounds + 1):
-        chosen = [data.batch(rng.choice(len(data), args.batch, replace=False))[0] for _ in range(args.steps)]
-        sentences = [torch.from_numpy(values).long() for values in chosen]
+        chosen = [rng.choice(len(data), args.batch, replace=False) for _ in range(args.steps)]
+        sentences = [torch.from_numpy(data.modality.collate(data.values[which])).long() for which in chosen]
         tokens = sum(int((x != PAD).sum()) for x in sentences)
         for name, (_, loss) in contenders.items():
             began = time.perf_counter()
             for x in sentences:
-                optimisers[name].zero_grad()
+                optimizers[name].zero_grad()
                 loss(x).backward()
-                optimisers[name].step()
+                optimizers[name].step()
             rates[name].append(tokens / (time.perf_counter() - began))
     medians = {name: statistics.median(found[1:]) for name, found in rates.items()}
     medians["both networks"] = 2 * medians["text_vae"]

@@ -1,26 +1,46 @@
 """fvae: VAEs, normalizing flows and everything between them, under one objective.
 
-``fvae.load`` and ``fvae.initialize`` are imported when they are first asked for, so that the command's help, which
-needs neither, does not wait for torch.
+>>> import fvae, torch
+>>> model = fvae.recipes.f_vae(shape=(1, 8, 8), flow=fvae.Glow(levels=2, depth=1, width=8))
+>>> images = torch.randint(256, (100, 1, 8, 8), dtype=torch.uint8)
+>>> rows = fvae.fit(model, images, steps=5, progress=False)
+>>> model.elbo(images[:4]).shape
+torch.Size([4])
+>>> model.sample(2, temperature=0.8).shape
+torch.Size([2, 1, 8, 8])
+
+Recipes, one for each kind of model, are in ``fvae.recipes``; their parts (``Glow``, ``Strided``, ``GaussianDecoder``,
+...) are here. Everything is imported when it is first used, so that the command's help does not wait for torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from fvae.checkpoint import load, save
-    from fvae.statistics import initialize
-
-__version__ = "0.1.0"
-__all__ = ["__version__", "initialize", "load", "save"]
+__version__ = "0.2.0.dev0"
+HOMES = {
+    "data": ("Samples", "read_data"),
+    "interpolation": ("interpolate",),
+    "model": ("LatentModel", "Terms"),
+    "recipes": (
+        *("LSTM", "NICE", "TextEncoder", "GaussianDecoder", "GaussianPosterior", "Glow", "Identity", "NoFlow", "Noise"),
+        *("OneSided", "RealNVP", "Squeezing", "Strided", "Transformer", "TwoSided"),
+    ),
+    "runs": ("load", "save"),
+    "settings": ("DataSettings", "TrainSettings"),
+    "statistics": ("initialize",),
+    "training": ("fit",),
+}
+HOME = {name: module for module, names in HOMES.items() for name in names}
+__all__ = ["__version__", "recipes", *HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "initialize":
-        from fvae.statistics import initialize
-
-        return initialize
-    if name in ("load", "save"):
-        from fvae import checkpoint
-
-        return getattr(checkpoint, name)
+    if name == "recipes":
+        return import_module("fvae.recipes")
+    if name in HOME:
+        return getattr(import_module(f"fvae.{HOME[name]}"), name)
     raise AttributeError(f"module 'fvae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

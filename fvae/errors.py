@@ -1,12 +1,28 @@
-"""The two ways in which a command ends early: the user's mistake, and a fault of the machine."""
+"""The two kinds of errors of one line: a mistake in what was given, and a fault of the machine."""
+
+import difflib
+from collections.abc import Iterable
 
 
-class UserError(ValueError):
-    """A mistake that its reader can mend: one line that names the flag, file or shape, what was expected and found.
+class InputError(ValueError):
+    """A value that can't be used: which ``argument`` (or file), what was expected, and what was found.
 
-    The command prints it without a traceback and exits with status 2.
+    The library raises it like any ``ValueError``. The command prints it in one line, with the flag instead of the
+    argument's name, and exits with status 2.
     """
 
+    def __init__(self, message: str, argument: str = ""):
+        super().__init__(f"{argument}: {message}" if argument else message)
+        self.message, self.argument = message, argument
 
-class MachineError(Exception):
+
+class MachineError(OSError):
     """A fault of the machine (a full disk, a network out of reach): one line, exit status 1."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "did you mean ...? ", where a known word begins with this one or is near it."""
+    known = list(known)
+    near = [name for name in known if name.startswith(word) and name[len(word)] not in "."] if len(word) > 2 else []
+    near = sorted(near, key=len) or difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}? " if near else ""

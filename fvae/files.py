@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fvae.errors import MachineError, UserError
+from fvae.errors import InputError, MachineError
 
 RUN_FILES = ("config.yaml", "config.json", "model.safetensors", "metrics.csv")
 
@@ -42,22 +42,22 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def need_file(flag: str, path: Path) -> None:
-    """Refuse a name that no file can be written to, before the work is done; raises ``UserError``."""
+def need_file(path: Path, argument: str = "out") -> None:
+    """Refuse a name that no file can be written to, before the work is done; raises ``InputError``."""
     if path.is_dir():
-        raise UserError(f"{flag} {path}: expected a file's name, found a folder")
+        raise InputError(f"{path}: expected a file's name, found a folder", argument)
     if path.name in RUN_FILES and path.exists():
-        raise UserError(f"{flag} {path}: belongs to a run; take another name")
-    need_folder(flag, path.parent, path)
+        raise InputError(f"{path}: belongs to a run; use another name", argument)
+    need_folder(path.parent, argument, path)
 
 
-def need_folder(flag: str, path: Path, named: Path | None = None) -> None:
-    """Refuse a name that no folder can be made at, before the work is done; raises ``UserError``."""
+def need_folder(path: Path, argument: str = "out", named: Path | None = None) -> None:
+    """Refuse a name that no folder can be made at, before the work is done; raises ``InputError``."""
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir():
-        raise UserError(f"{flag} {named or path}: expected a folder at {there}, found a file")
+        raise InputError(f"{named or path}: expected a folder at {there}, found a file", argument)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {named or path}: no permission to write in {there}")
+        raise InputError(f"{named or path}: no permission to write in {there}", argument)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

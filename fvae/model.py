@@ -27,7 +27,13 @@ from fvae.transforms import Affine
 
 
 class Terms(NamedTuple):
-    """The four terms of the objective, in nats, each (B,)."""
+    """The four terms of the objective, in nats, each (B,).
+
+    Example:
+        >>> terms = fvae.recipes.vae((4,))(torch.randn(8, 4))
+        >>> torch.allclose(terms.loss(), (terms.rate + terms.distortion).mean())
+        True
+    """
 
     log_u: Tensor  # log N(u; 0, I)
     log_det: Tensor  # log |det dF_x(u)/du|
@@ -78,6 +84,11 @@ class LatentModel(nn.Module):
     training and evaluation (``fvae.data``; default: numbers).
 
     Calling the model gives the ``Terms`` to train on.
+
+    Example:
+        >>> model = fvae.recipes.f_vae((4,), flow=fvae.Glow(depth=1, width=8))
+        >>> type(model.posterior).__name__, type(model.decoder).__name__, type(model.prior).__name__
+        ('Elementwise', 'Gaussian', 'Chain')
     """
 
     shape: Any

@@ -13,11 +13,12 @@ from torch import nn
 
 from fvae.conditioners.base import parameters_of
 from fvae.recipes import RECIPES
-from fvae.renamed import renamed
 from fvae.transforms import Affine
 
 TEXT = ("text_vae", "language_model")
 SEEN = [name for name in RECIPES if name not in TEXT]  # recipes of images and rows
+
+pytest_plugins = ["command_line"]  # fixtures of the command line: home, fvae
 
 torch.set_num_threads(1)
 
@@ -77,8 +78,3 @@ class MeanStd(nn.Module):
 
     def forward(self, *cond):
         return parameters_of(self.net, self.transform, *cond)
-
-
-def flat(recipe: str):
-    """A recipe by the flat settings that it had before it had parts, which ``fvae.renamed`` knows."""
-    return lambda shape, **settings: RECIPES[recipe](shape, **renamed(recipe, settings))

@@ -12,15 +12,17 @@ from fvae.conditioners.batch_norm import (
     TwoSidedBatchNorm,
     mean_over_processes,
 )
-from fvae.conditioners.classes import ClassMeans, RelativeToClass
+from fvae.conditioners.bins import FromBins
+from fvae.conditioners.classes import ClassMeans, RelativeToClass, relative_to_class
 from fvae.conditioners.constant import Constant, Empty
-from fvae.conditioners.std import NetworkStd, OptimalStd, SharedStd
+from fvae.conditioners.std import NetworkStd, OptimalStd, SharedStd, with_std
 
 __all__ = [
     "BatchNorm",
     "ClassMeans",
     "Constant",
     "Empty",
+    "FromBins",
     "NetworkStd",
     "OneSidedBatchNorm",
     "OptimalStd",
@@ -29,4 +31,6 @@ __all__ = [
     "SharedStd",
     "TwoSidedBatchNorm",
     "mean_over_processes",
+    "relative_to_class",
+    "with_std",
 ]

@@ -45,3 +45,8 @@ class RelativeToClass(nn.Module):
         x, y = cond
         mean, log_std = self.conditioner(x)
         return mean + self.means[0](y), log_std
+
+
+def relative_to_class(conditioner: nn.Module, means: ClassMeans | None) -> nn.Module:
+    """A conditioner whose mean is measured from that of the label, where the prior has means by label."""
+    return conditioner if means is None else RelativeToClass(conditioner, means)

@@ -1,4 +1,4 @@
-"""One image of any kind as plain greys or RGB."""
+"""One image of any kind as plain gray or RGB."""
 
 import contextlib
 import io
@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 
 def open_image(file: Path | io.BytesIO) -> Image.Image:
@@ -19,23 +19,23 @@ def open_image(file: Path | io.BytesIO) -> Image.Image:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """An image of any mode as L if its mode is grey, else RGB, its transparent parts on white."""
-    grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
-    if grey and image.mode[0] in "IF":
+    """An image of any mode as L if its mode is gray, else RGB, its transparent parts on white."""
+    gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    if gray and image.mode[0] in "IF":
         values = np.asarray(image)
         low, high = values.min(), values.max()
         if not (low >= 0 and high <= 65535) or (image.mode == "F" and 0 < high <= 1):
-            raise ValueError(f"expected 16-bit greys 0..65535, found {low:g}..{high:g}")
+            raise ValueError(f"expected 16-bit gray values 0..65535, found {low:g}..{high:g}")
         wide = image.mode.startswith("I;16") or high > 255  # convert("L") would clip at 255
         return Image.fromarray((values // 256 if wide else values).astype(np.uint8))
     if image.has_transparency_data:
         above = image.convert("LA" if image.mode in ("1", "L") else "RGBA").convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), above)
-    return image.convert("L" if grey else "RGB")
+    return image.convert("L" if gray else "RGB")
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize an image so that it just covers height and width, then crop its centre."""
+    """Resize an image so that it just covers height and width, then crop its center."""
     w, h = image.size
     scale = max(width / w, height / h)
     covering = max(width, round(w * scale)), max(height, round(h * scale))
@@ -49,11 +49,3 @@ def cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def sides(height: int, width: int) -> str:
     return f"{height}x{width}"
-
-
-def reason(error: Exception) -> str:
-    """A short reason on one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:160] or type(error).__name__

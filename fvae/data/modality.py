@@ -1,32 +1,31 @@
 """Modalities: what data are to a model, and all that differs between images, tables and text.
 
-A modality owns the data's shape, how stored values become a model's input, the unit of figures, how samples are
-decoded, previewed and written, and what a saved model keeps of them. Nothing else asks what kind data are.
+A modality owns the data's shape, how stored values become a model's input, the unit of the model's bounds, how samples
+are decoded, previewed and written, and what a saved model keeps of its data. Nothing else asks what the data are.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fvae.density import bits_per_dim
-from fvae.errors import UserError
+from fvae.errors import InputError
+from fvae.files import need_file, write_arrays
 
 Shape = tuple[int, ...]
 
 
 class Unit(NamedTuple):
-    """The unit of the bounds of a model's data."""
+    """The unit in which the bounds of a model's data are reported."""
 
     name: str
     key: str  # in tables
-    of: Callable[[Any], Any]  # nats of a sample
+    from_nats: Callable[[Any], Any]  # of nats a sample
 
 
 NATS = Unit("nats", "nats", lambda nats: nats)
@@ -34,7 +33,7 @@ NATS = Unit("nats", "nats", lambda nats: nats)
 
 @dataclass(frozen=True)
 class Modality:
-    """Numbers of any shape, on their own scale; the contract of all modalities.
+    """Numbers of any shape, on their own scale, and the contract of all modalities.
 
     ``classes`` names the labels 0, 1, ..., where the data have names for them.
     """
@@ -43,138 +42,188 @@ class Modality:
     classes: Sequence[str] = ()
 
     noun: ClassVar[str] = "samples"
-    items: ClassVar[str] = "files"  # what a source consists of, some of which may be left out
-    ends: ClassVar[str] = "samples"  # what is named to interpolate between
-    notes_at_use: ClassVar[bool] = False  # whether a trained model's use says what is odd, too
-    visible: ClassVar[bool] = False  # whether reconstructions and interpolations can be looked at
-    splits: ClassVar[bool] = False  # whether sources may have a train and a test split of their own
-    temperature: ClassVar[float] = 1.0  # of samples, where nobody says another
-    many: ClassVar[int] = 64  # samples, where nobody says how many
-    corners: ClassVar[int] = 4  # samples to interpolate between, where nobody says how many
-    side_by_side: ClassVar[int] = 10  # samples in a row of reconstructions
-    draws: ClassVar[int] = 1  # of u, for bounds, where nobody says how many
-    first: ClassVar[int] = 10_000  # samples that initialization looks at
-    bits: ClassVar[int | None] = None  # a value, of data in bins
+    items: ClassVar[str] = "files"  # what a source consists of, some of which may be skipped
+    splits: ClassVar[bool] = False  # whether a source may have a train and a test split of its own
+    bits: ClassVar[int | None] = None  # of a value, for data in bins
+    array: ClassVar[str] = "x"  # the array of values in an .npz
+    suffixes: ClassVar[tuple[str, ...]] = (".npz",)  # of files that samples are written to
+    sheet_suffixes: ClassVar[tuple[str, ...]] = ()  # of files to look at, which reconstructions are written to
+
+    # Defaults of the commands
+    temperature: ClassVar[float] = 1.0  # of samples
+    default_n: ClassVar[int] = 64  # samples to draw
+    default_corners: ClassVar[int] = 4  # samples to interpolate between
+    default_draws: ClassVar[int] = 1  # draws of u for a bound
+    row_length: ClassVar[int] = 10  # samples in a row of reconstructions
+    init_samples: ClassVar[int] = 10_000  # samples that a model is initialized from
+
+    # What the data are
 
     @property
     def unit(self) -> Unit:
-        """Nats a sample: the bits of continuous data depend on their units."""
+        """Nats a sample: bits/dim of continuous data would depend on their scale."""
         return NATS
 
     @property
     def dims(self) -> int | None:
-        """The values of a sample, where all have as many."""
+        """The number of values of a sample, None where it varies."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> str:
-        """The shape as people say it."""
+        """The shape in words."""
         return " x ".join(map(str, self.shape))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Columns of a comparison's table, for what makes bounds incomparable."""
+        return {}
+
+    def mismatch(self, other: "Modality") -> str:
+        """How other data differ from a model's, as "expected ..., found ...", "" where the model can take them."""
+        if type(self) is not Modality and type(other) is not type(self):
+            return f"expected {self.noun}, found {other.noun}"
+        if other.shape != self.shape:
+            return f"expected {self.noun} of {self.size}, found {other.noun} of {other.size}"
+        return ""
+
+    def merge_into(self, model: "Modality", classes: Sequence[str]) -> "Modality":
+        """A model's modality with what is known of the data it is trained on."""
+        return replace(model, classes=classes)
+
+    # Values: given by a user, stored, and as a model takes them
+
+    def to_stored(self, values: np.ndarray) -> np.ndarray:
+        """Values (N, *shape) of a user, checked, as they are stored; raises ``InputError``."""
+        self.check_shape(values)
+        if values.dtype.kind not in "biufc":
+            raise InputError(f"expected numbers, found {values.dtype}")
+        self.check_all(np.isfinite(values), values, "finite numbers")
+        return values
+
+    def check_shape(self, values: np.ndarray) -> None:
+        """Refuse values that are not (N, *shape), or empty; raises ``InputError``."""
+        if values.shape[1:] != self.shape or not values.ndim:
+            expected = f"expected ({', '.join(['N', *map(str, self.shape)])}) for this model"
+            hint = ", one sample: add a batch dimension" if values.shape == self.shape else ""
+            if len(self.shape) == 3 and values.shape[1:] == (*self.shape[1:], self.shape[0]):
+                hint = ", whose channels are last: move them to dimension 1"
+            raise InputError(f"{expected}, found {values.shape}{hint}")
+        if not len(values):
+            raise InputError(f"expected 1 or more of the {self.noun}, found none")
+
+    def check_all(self, valid: np.ndarray, values: np.ndarray, expected: str) -> None:
+        """Refuse values of which some are not ``valid``; raises ``InputError`` with the first one's position."""
+        if not valid.all():
+            first = tuple(map(int, np.unravel_index(np.argmin(valid), valid.shape)))
+            more = int(valid.size - np.count_nonzero(valid)) - 1
+            found = f"{values[first]} at {self.position(first)}" + (f" (and {more} more)" if more else "")
+            raise InputError(f"expected {expected}, found {found}")
+
+    def position(self, index: tuple[int, ...]) -> str:
+        return str(list(index))
+
+    def read(self, names: Sequence[str]) -> Any:
+        """``Samples`` that are given as text (files of images, sentences); raises ``InputError``."""
+        raise InputError("expected numbers, found text")
 
     def collate(self, values: Any) -> Any:
         """Stored values (N, ...), an array or a tensor, as the model takes them."""
         return values
 
     def scaled(self, x: Tensor) -> Tensor | None:
-        """Preprocessed input on the scale of the networks, None where it is no numbers."""
+        """Preprocessed input on the scale of the networks, None where it has no scale."""
         return x
 
     def amount(self, x: Tensor) -> int:
-        """How much a batch holds, by which its losses compare: samples, or tokens."""
+        """What the losses of batches are weighted by: samples, or tokens."""
         return len(x)
+
+    # Samples of a model
+
+    def to_output(self, values: np.ndarray) -> np.ndarray:
+        """Stored values in the form that ``decode`` gives."""
+        return self.collate(values)
+
+    @torch.no_grad()
+    def decode(self, model: Any, e: Tensor, y: Tensor | None = None, **options: Any) -> np.ndarray:
+        """Codes (N, D) to samples (N, ...), as their users know them."""
+        parts = (slice(i, i + 64) for i in range(0, len(e), 64))
+        return np.concatenate(
+            [self.decode_batch(model, e[part], None if y is None else y[part], **options) for part in parts]
+        )
+
+    def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
+        return model.decode(e, y).float().cpu().numpy()
+
+    def sample(self, model: Any, n: int, generator: torch.Generator) -> np.ndarray:
+        """n samples at the modality's temperature, with labels drawn uniformly, as their users know them."""
+        e = self.temperature * model.codes(n, generator)
+        return self.decode(model, e, model.draw_labels(n, generator), generator=generator)
+
+    def error(self, data: np.ndarray, reconstructed: np.ndarray) -> str:
+        """The error of reconstructions, in words."""
+        return f"root mean square error {np.sqrt(((data.astype(float) - reconstructed) ** 2).mean()):.3f}"
+
+    def figures(self, samples: Any, found: dict[str, Any]) -> dict[str, Any]:
+        """Figures of this modality only, from those of an evaluation."""
+        return {}
+
+    # Files
+
+    def check_out(self, out: Path | None, folder: bool = True, sheet: bool = False) -> None:
+        """Refuse a name that ``write`` (``write_sheet``) can't use, before the work is done; raises ``InputError``.
+
+        ``folder`` says whether a folder's name will do, where ``write`` can fill one.
+        """
+        if sheet and not self.sheet_suffixes:
+            raise InputError(f"expected data to look at, as images or sentences, found {self.noun}")
+        if out is None:
+            raise InputError("expected a name to write to, found none", "out")
+        suffixes = self.sheet_suffixes if sheet else self.suffixes
+        if out.suffix.lower() not in suffixes:
+            raise InputError(f"{out}: expected a name that ends in {' or '.join(suffixes)}, for {self.noun}", "out")
+        need_file(out)
+
+    def write(self, values: np.ndarray, out: Path | TextIO, labels: np.ndarray | None = None) -> None:
+        """Write what ``decode`` gives, and ``labels`` (N,)."""
+        assert isinstance(out, Path)
+        write_arrays(out, **{self.array: values}, **({} if labels is None else {"labels": labels}))
+
+    def write_sheet(self, rows: list[np.ndarray], labels: list[str] | None, out: Path | TextIO) -> None:
+        """Write rows of samples to look at, with a label for each row."""
+        raise NotImplementedError
+
+    def write_comparison(self, samples: dict[str, np.ndarray], out: Path) -> list[str]:
+        """Write several models' samples, by name, into the folder ``out``; returns the files' names."""
+        return []
+
+    def preview(self, model: Any, test: Any, path: Path) -> None:
+        """Write sixteen samples (of a table, many over held-out data) to ``path`` with a suffix to look at."""
+        if self.sheet_suffixes:
+            samples = self.sample(model, 16, torch.Generator().manual_seed(0))
+            self.write(samples, path.with_suffix(self.sheet_suffixes[0]))
+
+    # What a saved model keeps of its data
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a saved model keeps beside its recipe and settings."""
+        """What config.json has beside the recipe and its settings."""
         return {"labels": list(self.classes)} if self.classes else {}
-
-    def restored(self, config: dict[str, Any], folder: Path) -> "Modality":
-        """This modality with what a saved model kept."""
-        return replace(self, classes=config.get("labels", ()))
 
     def save(self, folder: Path) -> None:
         """Write the files that a saved model needs beside its weights."""
 
-    def same(self, other: "Modality") -> str:
-        """In what another modality differs, as "expected ..., found ...", "" where a model can take its data."""
-        if type(other) is not type(self):
-            return f"expected {self.noun}, found {other.noun}"
-        return "" if other.shape == self.shape else f"expected {self.noun} of {self.size}, found {other.size}"
+    def load(self, config: dict[str, Any], folder: Path) -> "Modality":
+        """This modality with what a saved model keeps; raises ``InputError``."""
+        return replace(self, classes=config.get("labels", ()))
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What bounds of other data don't compare by, for a table."""
-        return {}
-
-    def drawn(self, model: Any, n: int, generator: torch.Generator) -> np.ndarray:
-        """n samples at the modality's temperature, of evenly drawn labels, as their users know them."""
-        e = self.temperature * model.codes(n, generator)
-        return self.decoded(model, e, model.draw_labels(n, generator), generator=generator)
-
-    def compared(self, drawn: dict[str, np.ndarray], out: Path) -> list[str]:
-        """Write several models' samples, by name, side by side into the folder ``out``; the files' names."""
-        return []
-
-    @torch.no_grad()
-    def decoded(self, model: Any, e: Tensor, y: Tensor | None = None, **how: Any) -> np.ndarray:
-        """Codes (N, D) as their users know samples: (N, ...)."""
-        parts = [
-            self.shown(model, e[i : i + 64], None if y is None else y[i : i + 64], **how) for i in range(0, len(e), 64)
-        ]
-        return np.concatenate(parts)
-
-    def shown(self, model: Any, e: Tensor, y: Tensor | None, **how: Any) -> np.ndarray:
-        return model.decode(e, y).float().cpu().numpy()
-
-    def check_out(self, out: Path | None, folder: bool = True) -> None:
-        """Refuse a name that ``write`` can't use, before the work is done; raises ``UserError``."""
-        if out is None:
-            raise UserError("--out: expected a name to write to, found nothing")
-
-    def check_sheet(self, out: Path | None) -> None:
-        """Refuse a name that no sheet of samples can be written to; raises ``UserError``."""
-        self.check_out(out)
-
-    def sheet(self, rows: list[np.ndarray], labels: list[str] | None, out: Path | None) -> None:
-        """Write rows of samples, with a label before each."""
-        raise NotImplementedError
-
-    def write(self, values: np.ndarray, out: Path | None, labels: np.ndarray | None = None) -> None:
-        """Write what ``decoded`` gives."""
-        raise NotImplementedError
-
-    def preview(self, model: Any, test: Any, path: Path) -> None:
-        """Samples beside held-out data, written to ``path`` with a suffix that suits them."""
-
-    def kept_by(self, model: "Modality", classes: Sequence[str]) -> "Modality":
-        """A model's modality with what is known of the data that it is trained on."""
-        return replace(model, classes=classes)
-
-    def known_as(self, values: np.ndarray) -> np.ndarray:
-        """Stored values as their users know them, as ``decoded`` gives them."""
-        return self.collate(values)
-
-    def error(self, data: np.ndarray, back: np.ndarray) -> str:
-        """How far reconstructions are off, in words."""
-        return f"root mean square error {np.sqrt(((data.astype(float) - back) ** 2).mean()):.3f}"
-
-    def named(self, ends: list[str]) -> Any:
-        """The samples that are named on a command line; raises ``UserError``."""
-        raise NotImplementedError
-
-    def figures(self, samples: Any, found: dict[str, Any]) -> dict[str, Any]:
-        """Figures of this modality alone, from those of ``summary``."""
-        return {}
-
-    def notes_of_training(self, samples: Any, test: Any) -> list[str]:
-        """What is odd about the training and the held-out part, a line each."""
-        return self.notes(samples, f"the training {self.noun}")
+    # Remarks, a line each
 
     def notes(self, samples: Any, what: str) -> list[str]:
-        """What is odd about data that were read, a line each."""
+        """What is unusual about data that a trained model is used on."""
         return []
 
-
-def in_bits(shape: Shape) -> Unit:
-    """Bits a dimension, of data in bins."""
-    return Unit("bits/dim", "bits_per_dim", partial(bits_per_dim, dims=math.prod(shape)))
+    def notes_of_training(self, samples: Any, test: Any) -> list[str]:
+        """What is unusual about training and held-out data."""
+        return []

@@ -1,6 +1,7 @@
 """Images out of a model, and sheets of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,7 +21,7 @@ def to_uint8(x: Tensor, bits: int) -> np.ndarray:
 
 
 def to_image(a: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 to a picture, grey for one channel."""
+    """(H, W, C) uint8 to a picture, gray for one channel."""
     return Image.fromarray(a[:, :, 0] if a.shape[2] == 1 else a)
 
 
@@ -47,7 +48,7 @@ def sheet(rows: list[np.ndarray], labels: list[str] | None = None) -> Image.Imag
 
 
 def square(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """All images (n, H, W, C) on one sheet, as near to a square as may be."""
+    """All images (n, H, W, C) on one sheet, as near to a square as possible."""
     columns = columns or round(len(images) ** 0.5 + 0.49)
     return sheet([images[i : i + columns] for i in range(0, len(images), columns)])
 
@@ -67,27 +68,30 @@ def save_scatter(data: np.ndarray, samples: np.ndarray, columns: list[str], path
     d = min(most, data.shape[1])
     figure = Figure(figsize=(2.4 * d, 2.4 * d), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(d, d, squeeze=False, sharex="col")
+    axes: Any = figure.subplots(d, d, squeeze=False, sharex="col")
     few = len(data) < 300
     bins, dots = (16, {"ms": 4, "alpha": 0.6}) if few else (40, {"ms": 2, "alpha": 0.5})
     low, high = np.quantile(data[:, :d], [0.001, 0.999], axis=0)
     margin = np.where(high > low, 0.05 * (high - low), 1)  # a column may be constant in the data at hand
     ranges = np.stack([low - margin, high + margin], 1)
-    for i in range(d):
-        for j in range(d):
+    for i, j in np.ndindex(d, d):
+        ax = axes[i, j]
+        ax.set_xlim(*ranges[j])
+        if j > i:
+            ax.axis("off")
+            continue
+        for values, color in ((data, "#737373"), (samples, "#d95f02")):
             if i == j:
-                for values, colour in ((data, "#737373"), (samples, "#d95f02")):
-                    counts, edges = np.histogram(values[:, i], bins, tuple(ranges[i]))
-                    axes[i, i].stairs(counts / len(values), edges, color=colour)
-                axes[i, i].set_yticks([])
-            elif i > j:
-                for values, colour in ((data, "#737373"), (samples, "#d95f02")):
-                    axes[i, j].plot(values[:, j], values[:, i], "o", mew=0, color=colour, **dots)
-                axes[i, j].set_ylim(*ranges[i])
+                counts, edges = np.histogram(values[:, i], bins, tuple(ranges[i]))
+                ax.stairs(counts / len(values), edges, color=color)
             else:
-                axes[i, j].axis("off")
-            axes[i, j].set_xlim(*ranges[j])
-        axes[d - 1, i].set_xlabel(columns[i] if i < len(columns) else str(i))
-    figure.suptitle("grey: held-out data, orange: samples", fontsize=9)
+                ax.plot(values[:, j], values[:, i], "o", mew=0, color=color, **dots)
+        if i == j:
+            ax.set_yticks([])
+        else:
+            ax.set_ylim(*ranges[i])
+    for j in range(d):
+        axes[d - 1, j].set_xlabel(columns[j])
+    figure.suptitle("gray: held-out data, orange: samples", fontsize=9)
     with replacing(path) as part:
         figure.savefig(part, dpi=80, format="png")

@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from fvae.data.files import argument_named
 from fvae.data.modality import Modality, Shape
-from fvae.errors import UserError
-from fvae.settings import DataSettings
+from fvae.errors import InputError
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of one modality: values (N, ...) as they are stored, a name each, maybe labels (N,) int64.
+    """Samples of one modality: values (N, ...) as they are stored, a name each, and maybe labels (N,) int64.
 
-    Stored are images (N, C, H, W) as uint8, rows (N, D) as float32, sentences (N, T) as int32; values may be anything
-    that an array of indices takes from. ``skipped`` says "path: reason" for each file or line that is not in values;
-    ``cut`` counts the sentences that were truncated.
+    Stored are images (N, C, H, W) as uint8, tables (N, D) as float32, sentences (N, T) as int32; values may be anything
+    that an array of indices selects from. ``skipped`` says "path: reason" for each file or line that is not in values;
+    ``truncated`` counts the sentences that were too long.
+
+    Example:
+        >>> train, test = fvae.read_data("digits")
+        >>> train.values.shape[1:], train.values.dtype, len(train.names) == len(train)
+        ((1, 8, 8), dtype('uint8'), True)
     """
 
     values: Any
@@ -26,7 +31,7 @@ class Samples:
     labels: np.ndarray | None = None
     skipped: list[str] = field(default_factory=list)
     modality: Modality = field(default_factory=lambda: Modality(()))
-    cut: int = 0
+    truncated: int = 0
 
     @property
     def shape(self) -> Shape:
@@ -37,59 +42,64 @@ class Samples:
         return len(self.values)
 
     def take(self, indices: np.ndarray) -> "Samples":
-        """Those of the indices, in their order."""
+        """The samples of these indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, values=self.values[indices], names=[self.names[i] for i in indices], labels=labels)
 
     def spread(self, n: int) -> "Samples":
-        """``n`` from all over the set, which may be sorted by class."""
+        """``n`` samples evenly from the whole set, which may be sorted by class."""
         return self.take(np.unique(np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)))
 
-    def numbered_as(self, classes: Sequence[str], where: str) -> "Samples":
-        """With labels by the numbers that their names have in ``classes``; raises ``UserError`` for another name."""
-        own = list(self.modality.classes)
-        if not classes or own == list(classes) or self.labels is None:
+    def numbered_as(self, classes: Sequence[str], where: str = "") -> "Samples":
+        """With the label numbers that the names have in ``classes``; raises ``InputError`` for an unknown name."""
+        known = list(self.modality.classes)
+        if not classes or known == list(classes) or self.labels is None:
             return self
         number = {name: i for i, name in enumerate(classes)}
-        names = [own[k] if own else str(k) for k in self.labels]
+        names = [known[k] if known else str(k) for k in self.labels]
         unknown = sorted(set(names) - set(classes))
         if unknown:
-            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise UserError(f"{where}: expected the labels {shown}, found {unknown[0]}")
+            expected = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+            raise InputError(f"{where}: " * bool(where) + f"expected the labels {expected}, found {unknown[0]}")
         labels = np.array([number[name] for name in names], dtype=np.int64)
         return replace(self, labels=labels, modality=replace(self.modality, classes=list(classes)))
 
 
 def numbered(labels: list[Any]) -> tuple[np.ndarray, list[str]]:
-    """Labels as numbers: whole ones as they are, others counted in the order of their names, which come with them."""
+    """Labels as numbers: whole ones as they are, others by the sorted order of their names, which are returned too."""
     if all(isinstance(v, int | float) and v >= 0 and v % 1 == 0 for v in labels):
         return np.array(labels, dtype=np.int64), []
-    kinds = sorted(set(labels))
-    order = {v: i for i, v in enumerate(kinds)}
-    return np.array([order[v] for v in labels], dtype=np.int64), list(map(str, kinds))
+    names, numbers = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    return numbers.astype(np.int64), list(map(str, names))
 
 
-def check_share(share: float) -> None:
-    """Refuse to hold all or nothing out; raises ``UserError``."""
-    if not 0 < share < 1:
-        raise UserError(f"--data.held_out {share}: expected a share between 0 and 1, both excluded")
+def hold_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
+    """Training and held-out samples: about ``share`` is held out, always the same for the same names.
+
+    Raises ``InputError`` for fewer than two samples.
+    """
+    with argument_named("data"):
+        train, test = (part_of(samples.names, share, part, samples.modality.noun) for part in ("train", "test"))
+    return samples.take(train), samples.take(test)
 
 
-def check_no_images(data: DataSettings, noun: str) -> None:
-    """Refuse settings of images for a source of another kind; raises ``UserError``."""
-    for flag in ("size", "colour", "split"):
-        if (value := getattr(data, flag)) != getattr(DataSettings(), flag):
-            raise UserError(f"--data.{flag} {value}: is for images; {data.source} holds {noun}")
+def part_of(names: Sequence[str], share: float, part: str, noun: str) -> np.ndarray:
+    """The indices of the "train" or "test" part, or of all, by names; raises ``InputError`` for an empty test part."""
+    if part not in ("train", "test"):
+        return np.arange(len(names))
+    out = held_out(names, share)
+    if part == "test" and not out:
+        raise InputError(f"expected 2 different {noun} or more to hold some out, found 1")
+    return np.flatnonzero([(name in out) == (part == "test") for name in names])
 
 
 def held_out(names: Iterable[str], share: float) -> set[str]:
-    """The names, or lines, whose samples are held out: about a share of them, one at least, and never all."""
+    """The names whose samples are held out: about a share of them, one at least, and never all."""
     draws = {name: draw(name) for name in names}
-    chosen = {name for name, u in draws.items() if u < share}
-    chosen |= {min(draws, key=draws.__getitem__)} if len(draws) > 1 else set()
+    chosen = {name for name, u in draws.items() if u < share} or {min(draws, key=draws.__getitem__)}
     return chosen - {max(draws, key=draws.__getitem__)}
 
 
 def draw(name: str) -> float:
-    """A number of [0, 1) that a name has for good, so that no sample changes sides when others come or go."""
+    """A number in [0, 1) that depends on the name only, so that no sample changes sides when others come or go."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64

@@ -1,29 +1,31 @@
-"""Every form of source as a list of items, by split, with nothing decoded yet."""
+"""Every form of source of images as a list of items, by split, with nothing decoded yet."""
 
 import gzip
 import io
+import json
 import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from fvae.data.decode import open_image, plain, reason
-from fvae.errors import UserError
+from fvae.data.decode import open_image, plain
+from fvae.data.files import argument_named, local_path, optional_library, read_npz, reading, reason
+from fvae.errors import InputError
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
 SPLITS = ("train", *TEST_SPLITS)
 
 
 class Item(NamedTuple):
-    """An image not yet decoded; ``fault`` says why it can be none where its name tells; ``classes`` names labels."""
+    """An image not yet decoded; ``fault`` says why it is none, where its name tells; ``classes`` names the labels."""
 
     name: str
     open: Callable[[], Image.Image]
@@ -36,69 +38,58 @@ Splits = dict[str, list[Item]]  # a source without splits has one of the name ""
 
 
 def is_path(source: str) -> bool:
-    """Whether a source's name can only be a path's, and no data set's of the hub."""
+    """Whether a source's name can only be a path's, and not that of a Hugging Face data set."""
     # A letter after the dot is a suffix, a digit may be a version: user/name-v1.5.
     suffix = re.fullmatch(r"\.[a-z]\w*", Path(source).suffix.lower())
-    return (
-        bool(suffix)
-        or source.startswith((".", "/", "~"))
-        or source.endswith("/")
-        or "\\" in source
-        or source.count("/") > 1
-    )
+    marks = source.startswith((".", "/", "~")) or source.endswith("/") or "\\" in source or source.count("/") > 1
+    return bool(suffix) or marks
 
 
 def list_items(source: str) -> Splits:
-    path, where = Path(os.path.expanduser(source)), f"--data {source}"
-    name = path.name.lower()
+    """The items of a source by split; raises ``InputError`` for one that is broken or of an unknown form."""
     if not source:
-        raise UserError("--data: expected digits, a Hugging Face data set or a path, found nothing")
+        raise InputError("expected digits, a Hugging Face data set or a path, found none")
     if source == "digits":
-        return {"": _list_digits()}
+        return {"": list_digits()}
+    path = local_path(source)
     if os.path.isdir(path):
-        return _list_folder(path)
+        return list_folder(path)
     if not os.path.exists(path):
-        if is_path(source):
-            raise UserError(f"{where}: no such file or folder")
-        return _list_hub(source)
+        return list_hub(source)
+    name = path.name.lower()
     if name.endswith(".zip"):
-        return _list_zip(path, where)
-    if name.endswith(".parquet"):
-        return {"": _list_parquet(path, where)}
-    if name.endswith(".npz"):
-        return {"": _list_npz(path, where)}
-    if name.endswith(".gz"):
-        return {"": _list_idx(path, where)}
+        return list_zip(path)
+    for suffix, list_file in ((".parquet", list_parquet), (".npz", list_npz), (".gz", list_idx)):
+        if name.endswith(suffix):
+            return {"": list_file(path)}
     if path.suffix.lower() in Image.registered_extensions():
-        raise UserError(f"{where}: one image file is not a data set; expected a folder or archive of images")
-    expected = "a folder, .zip, .parquet, .npz or idx .gz of images, or a .csv, .parquet or .npz of rows"
-    raise UserError(f"{where}: expected {expected}, found a {path.suffix or 'file'}")
+        raise InputError("expected a folder or archive of images, found one image file")
+    expected = "a folder, .zip, .parquet, .npz or idx .gz of images, or a .csv, .parquet or .npz of tabular data"
+    raise InputError(f"expected {expected}, found a {path.suffix or 'file'}")
 
 
-def _list_folder(root: Path) -> Splits:
+def list_folder(root: Path) -> Splits:
     names = []
     for folder, folders, files in os.walk(root, followlinks=True):
         here = os.path.realpath(folder)
         # A link to a folder above itself would be walked without end.
         folders[:] = [f for f in folders if not Path(here).is_relative_to(os.path.realpath(Path(folder, f)))]
         names += [Path(folder, file).relative_to(root).as_posix() for file in files]
-    return _by_folder({name: partial(open_image, root / name) for name in names})
+    return by_folder({name: partial(open_image, root / name) for name in names})
 
 
-def _list_zip(path: Path, where: str) -> Splits:
-    try:
+def list_zip(path: Path) -> Splits:
+    with reading("a zip archive"):
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{where}: expected a zip archive, found none or a broken one ({reason(error)})") from None
 
     def read(member: zipfile.ZipInfo) -> Image.Image:
         return open_image(io.BytesIO(archive.read(member)))
 
     members = [member for member in archive.infolist() if not member.is_dir()]
-    return _by_folder({m.filename.replace("\\", "/"): partial(read, m) for m in members})
+    return by_folder({m.filename.replace("\\", "/"): partial(read, m) for m in members})
 
 
-def _by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
+def by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
     """Sort files into the splits and classes that their folders name."""
     suffixes = {"", *Image.registered_extensions()}
     folders, faults = {}, {}
@@ -112,14 +103,11 @@ def _by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
     of_images = [parts for name, parts in folders.items() if not faults[name]]
 
     # Archives often wrap everything in one folder; it is neither a split nor a class.
-    depth = 0
-    while of_images and all(len(p) > depth and p[depth] == of_images[0][depth] for p in of_images):
-        if of_images[0][depth] in SPLITS:
-            break
-        depth += 1
+    shared = [folders[0] for folders in takewhile(lambda f: len(set(f)) == 1, zip(*of_images, strict=False))]
+    depth = next((i for i, folder in enumerate(shared) if folder in SPLITS), len(shared))
     has_splits = any(p[depth] in SPLITS for p in of_images if len(p) > depth)
     below = [p[depth + has_splits :] for p in of_images if len(p) > depth or not has_splits]
-    # One class says nothing, and is more often a folder called img.
+    # A single class carries no information, and is more often a folder called img.
     classes = sorted({p[0] for p in below}) if all(below) and len({p[0] for p in below}) > 1 else []
 
     splits: Splits = {}
@@ -130,120 +118,99 @@ def _by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
     return splits
 
 
-def _list_digits() -> list[Item]:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits().images, load_digits().target
-    return _list_array("digits", np.minimum(16 * images, 255).astype(np.uint8), labels, "--data digits")
+def list_digits() -> list[Item]:
+    digits = optional_library("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    return list_array("digits", np.minimum(16 * digits.images, 255).astype(np.uint8), digits.target)
 
 
-def _list_npz(path: Path, where: str) -> list[Item]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if "images" not in arrays:
-                found = ", ".join(arrays) or "no array"
-                raise UserError(f"{where}: expected an array `images` (or `x`, of rows), found {found}")
-            images, labels = arrays["images"], arrays.get("labels")
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: expected an .npz, found none or a broken one ({reason(error)})") from None
-    return _list_array(path.name, images, labels, where)
+def list_npz(path: Path) -> list[Item]:
+    images, labels = read_npz(path, "images", "labels")
+    assert images is not None
+    return list_array(path.name, images, labels)
 
 
-def _list_idx(path: Path, where: str) -> list[Item]:
-    images, labels = _read_idx(path, where), None
+def list_idx(path: Path) -> list[Item]:
+    images, labels = read_idx(path), None
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     if beside != path and beside.exists():
-        labels = _read_idx(beside, f"{where}: {beside.name}")
-    return _list_array(path.name, images, labels, where)
+        with argument_named("", beside.name):
+            labels = read_idx(beside)
+    return list_array(path.name, images, labels)
 
 
-def _read_idx(path: Path, where: str) -> np.ndarray:
+def read_idx(path: Path) -> np.ndarray:
     """An array of uint8 in the format of MNIST: 0, 0, type (8 is uint8), dimensions, each size in 4 bytes."""
-    try:
+    with reading("an idx .gz"):
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{where}: expected an idx .gz, found none or a broken one ({reason(error)})") from None
     if len(raw) < 4 or raw[:2] != b"\0\0" or len(raw) < 4 + 4 * raw[3]:
-        raise UserError(f"{where}: expected an idx file, found one that begins with {raw[:4].hex(' ') or 'nothing'}")
+        raise InputError(f"expected an idx file, found one that begins with {raw[:4].hex(' ') or 'nothing'}")
     if raw[2] != 8:
-        raise UserError(f"{where}: expected an idx of uint8 (type 08), found type {raw[2]:02x}")
+        raise InputError(f"expected an idx of uint8 (type 08), found type {raw[2]:02x}")
     start = 4 + 4 * raw[3]
-    dims = [int(d) for d in np.frombuffer(raw[4:start], dtype=">u4")]
-    if math.prod(dims) != len(raw) - start:
-        raise UserError(f"{where}: expected {math.prod(dims)} bytes for shape {tuple(dims)}, found {len(raw) - start}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(dims)
+    shape = [int(size) for size in np.frombuffer(raw[4:start], dtype=">u4")]
+    if math.prod(shape) != len(raw) - start:
+        raise InputError(f"expected {math.prod(shape)} bytes for shape {tuple(shape)}, found {len(raw) - start}")
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _list_array(name: str, images: np.ndarray, labels: np.ndarray | None, where: str) -> list[Item]:
+def list_array(name: str, images: np.ndarray, labels: np.ndarray | None) -> list[Item]:
     """Items of images (N, H, W) or (N, H, W, C) uint8 and labels (N,)."""
     if images.dtype != np.uint8:
-        raise UserError(f"{where}: expected images of dtype uint8, found {images.dtype}")
+        raise InputError(f"expected images of dtype uint8, found {images.dtype}")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or 0 in images.shape[1:]:
         found = images.shape if images.ndim == 4 else f"{images.ndim} dimensions"
-        raise UserError(f"{where}: expected images (N, H, W) or (N, H, W, C) with C 1, 3 or 4, found {found}")
+        raise InputError(f"expected images (N, H, W) or (N, H, W, C) with C 1, 3 or 4, found {found}")
     if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
-        found = f"{labels.dtype} {labels.shape}"
-        raise UserError(f"{where}: expected labels of whole numbers, shape ({len(images)},), found {found}")
+        expected = f"integer labels of shape ({len(images)},)"
+        raise InputError(f"expected {expected}, found {labels.dtype} {labels.shape}")
 
     def read(i: int) -> Image.Image:
         return plain(Image.fromarray(images[i, :, :, 0] if images.shape[3] == 1 else images[i]))
 
-    chosen = _known(labels, len(images))
-    return [Item(f"{name}[{i}]", partial(read, i), chosen[i]) for i in range(len(images))]
+    return items_of(name, read, len(images), labels)
 
 
-def _list_parquet(path: Path, where: str) -> list[Item]:
-    import datasets
+def list_parquet(path: Path) -> list[Item]:
     import pyarrow.parquet
 
-    try:
-        # Straight from the file: datasets would first write a copy of it into its cache.
-        schema = pyarrow.parquet.read_schema(path)
-        columns = _columns(datasets.Features.from_arrow_schema(schema), where)
-        table = pyarrow.parquet.read_table(path, columns=[c for c in columns if c])
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{where}: expected a .parquet, found none or a broken one ({reason(error)})") from None
-    return _list_table(path.name, table, *columns)
+    with reading("a .parquet"):
+        return list_table(path.name, pyarrow.parquet.read_table(path))
 
 
-def _list_hub(source: str) -> Splits:
-    import datasets
-
-    where = f"--data {source}"
+def list_hub(source: str) -> Splits:
+    datasets = optional_library("datasets", "datasets", "hub")
     try:
         found = datasets.load_dataset(source)
     except Exception as error:  # of the network, of the Hub, of the data set's files: many kinds
-        text = f"neither a file or folder here nor a data set that the Hub gave ({reason(error)})"
-        raise UserError(f"{where}: {text}") from None
-    splits = {}
-    for split, rows in found.items():
-        columns = _columns(rows.features, where)
-        table = rows.select_columns([c for c in columns if c]).with_format("arrow")[:]
-        splits[str(split)] = _list_table(str(split), table, *columns)
-    return splits
+        raise InputError(f"expected a file, a folder or a data set of the Hub, found none ({reason(error)})") from None
+    return {str(split): list_table(str(split), rows.with_format("arrow")[:]) for split, rows in found.items()}
 
 
-def _columns(features: Any, where: str) -> tuple[str, str | None]:
-    """The names of the column of images and of the column of labels, if there is one."""
-    import datasets
+def image_and_label(schema: Any) -> tuple[str, str | None]:
+    """The columns of images and of labels, by the types that Hugging Face notes in an Arrow schema, else by Arrow's."""
+    from pyarrow import types
 
-    def is_bytes(feature: Any) -> bool:  # a column of encoded files that nobody declared to be images
-        return (isinstance(feature, dict) and "bytes" in feature) or getattr(feature, "dtype", "") == "binary"
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", "{}")).get("info", {}).get("features", {})
+    kinds = {name: kind.get("_type") for name, kind in noted.items() if isinstance(kind, dict)}
 
-    images = [name for name, f in features.items() if isinstance(f, datasets.Image)]
-    images = images or [name for name, f in features.items() if is_bytes(f)]
+    def holds_files(kind: Any) -> bool:
+        return types.is_binary(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+    images = [name for name in schema.names if kinds.get(name) == "Image"]
+    images = images or [field.name for field in schema if holds_files(field.type)]
     if not images:
-        raise UserError(f"{where}: expected a column of images, found columns {', '.join(features)}")
-    classes = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    whole = [n for n in ("label", "labels") if "int" in str(getattr(features.get(n), "dtype", ""))]
-    labels = [name for name in classes if name == "label"] or classes or whole
+        raise InputError(f"expected a column of images, found columns {', '.join(schema.names)}")
+    classes = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
+    integers = [f.name for f in schema if f.name in ("label", "labels") and types.is_integer(f.type)]
+    labels = [name for name in classes if name == "label"] or classes or integers
     return images[0], labels[0] if labels else None
 
 
-def _list_table(name: str, table: Any, image: str, label: str | None) -> list[Item]:
-    """Items of an arrow table whose column of images holds encoded files."""
+def list_table(name: str, table: Any) -> list[Item]:
+    """Items of an Arrow table with a column of encoded images and maybe one of labels."""
+    image, label = image_and_label(table.schema)
     column = table.column(image)
 
     def read(i: int) -> Image.Image:
@@ -253,12 +220,10 @@ def _list_table(name: str, table: Any, image: str, label: str | None) -> list[It
             raise ValueError("empty")
         return open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else Path(cell["path"]))
 
-    labels = _known(table.column(label).to_pylist() if label else None, len(table))
-    return [Item(f"{name}[{i}]", partial(read, i), labels[i]) for i in range(len(table))]
+    return items_of(name, read, len(table), table.column(label).to_pylist() if label else None)
 
 
-def _known(labels: Any, n: int) -> list[int | None]:
-    """Labels as a list; a source that marks some as unknown (None or -1) has none."""
-    if labels is None or any(v is None or v < 0 for v in labels):
-        return [None] * n
-    return [int(v) for v in labels]
+def items_of(name: str, read: Callable[[int], Image.Image], n: int, labels: Any) -> list[Item]:
+    """n items by index; a source that marks some labels as unknown (None or -1) has none."""
+    known = labels is not None and all(v is not None and v >= 0 for v in labels)
+    return [Item(f"{name}[{i}]", partial(read, i), int(labels[i]) if known else None) for i in range(n)]

@@ -1,22 +1,21 @@
-"""Tables: rows of numbers of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
+"""Tables: numeric columns of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
 
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 
-from fvae.data.decode import reason
+from fvae.data.files import local_path, read_npz, reading
 from fvae.data.modality import Modality
 from fvae.data.pictures import save_scatter
-from fvae.data.samples import Samples, check_no_images, check_share, held_out, numbered
-from fvae.errors import UserError
-from fvae.files import need_file, write_arrays, write_csv
+from fvae.data.samples import Samples, numbered, part_of
+from fvae.errors import InputError
+from fvae.files import write_csv
 from fvae.settings import DataSettings
 
 LABELS = ("label", "labels", "class")
@@ -24,11 +23,11 @@ LABELS = ("label", "labels", "class")
 
 @dataclass(frozen=True)
 class Table(Modality):
-    """Rows of numbers (D,), on their own scales; ``columns`` names them, as far as that is known."""
+    """Rows of a table (D,), on their own scales; ``columns`` names the columns, where they have names."""
 
     columns: Sequence[str] = ()
 
-    noun = ends = "rows"
+    noun, suffixes = "rows", (".csv", ".npz")
 
     @property
     def size(self) -> str:
@@ -36,202 +35,189 @@ class Table(Modality):
 
     @property
     def names(self) -> list[str]:
-        return list(self.columns) or nameless(self.shape[0])
+        return list(self.columns) or default_names(self.shape[0])
+
+    def mismatch(self, other: Modality) -> str:
+        if found := super().mismatch(other):
+            return found
+        assert isinstance(other, Table)
+        if default_names(self.shape[0]) in (self.names, other.names):  # columns without names match any
+            return ""
+        pairs = zip(self.names, other.names, strict=True)
+        return next((f"expected column {a}, found {b}" for a, b in pairs if a != b), "")
+
+    def merge_into(self, model: Modality, classes: Sequence[str]) -> Modality:
+        return Table(model.shape, classes, self.columns)
+
+    def to_stored(self, values: np.ndarray) -> np.ndarray:
+        """Real numbers (N, D) as float32."""
+        self.check_shape(values)
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"expected real numbers, found {values.dtype}")
+        with np.errstate(over="ignore"):
+            stored = values.astype(np.float32)
+        self.check_all(np.isfinite(stored), values, "finite numbers of 32 bits")
+        return stored
+
+    def position(self, index: tuple[int, ...]) -> str:
+        return f"row {index[0]}, column {self.names[index[1]]}"
+
+    def write(self, values: np.ndarray, out: Path | TextIO, labels: np.ndarray | None = None) -> None:
+        """An .npz with ``x`` (and ``labels``), or a .csv under the columns' names (and ``label``, by its name)."""
+        assert isinstance(out, Path)
+        if out.suffix.lower() == ".npz":
+            return super().write(values, out, labels)
+        rows = [list(map(str, row)) for row in values]
+        if labels is not None:
+            rows = [[*row, str(self.classes[k] if self.classes else k)] for row, k in zip(rows, labels, strict=True)]
+        write_csv(out, [*self.names, *([] if labels is None else ["label"])], rows)
+
+    def preview(self, model: Any, test: Any, path: Path) -> None:
+        """Samples over held-out data, column against column."""
+        n, generator = min(1000, len(test)), torch.Generator().manual_seed(0)
+        save_scatter(test.spread(n).values, self.sample(model, n, generator), self.names, path.with_suffix(".png"))
 
     @property
     def config(self) -> dict[str, Any]:
         return {**super().config, **({"columns": list(self.columns)} if self.columns else {})}
 
-    def restored(self, config: dict[str, Any], folder: Path) -> "Table":
+    def load(self, config: dict[str, Any], folder: Path) -> "Table":
         return replace(self, classes=config.get("labels", ()), columns=config.get("columns", ()))
 
-    def same(self, other: Modality) -> str:
-        if found := super().same(other):
-            return found
-        assert isinstance(other, Table)
-        if nameless(self.shape[0]) in (self.names, other.names):  # columns without names may be any
-            return ""
-        pairs = zip(self.names, other.names, strict=True)
-        return next((f"expected column {a}, found {b}" for a, b in pairs if a != b), "")
-
-    def kept_by(self, model: Modality, classes: Sequence[str]) -> Modality:
-        return Table(model.shape, classes, self.columns)
-
-    def check_out(self, out: Path | None, folder: bool = True) -> None:
-        super().check_out(out)
-        assert out is not None
-        if out.suffix.lower() not in (".csv", ".npz"):
-            raise UserError(f"--out {out}: expected a name that ends in .csv or .npz, for rows of numbers")
-        need_file("--out", out)
-
-    def write(self, values: np.ndarray, out: Path | None, labels: np.ndarray | None = None) -> None:
-        """An .npz with ``x`` (and ``labels``), or a .csv under the columns' names (and ``label``, by its name)."""
-        assert out is not None
-        if out.suffix.lower() == ".npz":
-            return write_arrays(out, x=values, **({} if labels is None else {"labels": labels}))
-        named = [] if labels is None else [[self.classes[k] if self.classes else k] for k in labels]
-        rows = ([*map(str, row), *label] for row, label in zip(values, named or [[]] * len(values), strict=True))
-        write_csv(out, [*self.names, *["label"] * bool(named)], rows)
-
-    def preview(self, model: Any, test: Samples, path: Path) -> None:
-        """Samples over held-out data, column against column."""
-        n, generator = min(1000, len(test)), torch.Generator().manual_seed(0)
-        y = model.draw_labels(n, generator)
-        x = model.sample(n, y, self.temperature, generator).cpu().numpy()
-        save_scatter(test.spread(n).values, x, self.names, path.with_suffix(".png"))
-
-    def notes(self, samples: Samples, what: str) -> list[str]:
+    def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Warn of columns on which a density has no upper limit."""
-        columns = discrete(samples)
-        if not columns:
+        names = discrete_columns(samples)
+        if not names:
             return []
-        names = ", ".join(columns[:5]) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")
-        reason = "whole numbers, or few values, on which a density grows without end"
-        return [f"warning: {names}: {reason}; add noise as wide as their steps to have figures that mean something"]
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        reason = "whole numbers, or few values, on which a density grows without limit"
+        return [f"warning: {listed}: {reason}; add noise as wide as their steps to have meaningful figures"]
 
 
-def holds_vectors(source: str) -> bool:
-    """Whether a source is a table of numbers, and not images or text."""
-    path = Path(os.path.expanduser(source))
-    name = path.name.lower()
-    if not path.is_file():
-        return False
-    try:
-        if name.endswith(".npz"):
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return "x" in arrays and "images" not in arrays
-        if name.endswith(".parquet"):
-            import pyarrow.parquet as parquet
-
-            return not any("binary" in str(field.type) for field in parquet.read_schema(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):  # broken: the reader of images says how
-        return False
-    return name.endswith((".csv", ".csv.gz"))
-
-
-def load_table(data: DataSettings, part: str = "train", like: Modality | None = None) -> Samples:
-    """The "train", "test" or "all" rows of a source; "unseen" is all.
-
-    Raises ``UserError`` for a source that is broken or holds no finite numbers, and for rows of other lengths.
-    """
-    where = f"--data {data.source}"
-    check_share(data.held_out)
-    check_no_images(data, "rows of numbers")
-    rows = read_rows(Path(os.path.expanduser(data.source)), where)
-    if like and rows.shape != like.shape:
-        raise UserError(f"{where}: expected {like.size} as the model has, found {rows.modality.size}")
-    if part in ("all", "unseen"):
-        return rows
-    if len(rows) == 1 and part == "test":
-        raise UserError(f"{where}: expected 2 rows or more to hold some out for a test, found 1")
-    out = held_out(rows.names, data.held_out)
-    return rows.take(np.array([i for i, name in enumerate(rows.names) if (name in out) == (part == "test")], dtype=int))
-
-
-def read_rows(path: Path, where: str) -> Samples:
-    """All rows of a file; raises ``UserError``."""
-    x, given, columns = (read_npz if path.name.lower().endswith(".npz") else read_table)(path, where)
-    if x.ndim != 2 or 0 in x.shape:
-        raise UserError(f"{where}: expected rows of numbers x (N, D), found shape {x.shape}")
-    if given is not None and len(given) != len(x):
-        raise UserError(f"{where}: expected a label for each of {len(x)} rows, found {len(given)}")
-    labels, classes = (None, []) if given is None else numbered(given)
-    with np.errstate(over="ignore"):
-        values = x.astype(np.float32)
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        i, j = bad[0]
-        found = f"{x[i, j]} in row {i}, column {columns[j]}"
-        raise UserError(f"{where}: expected finite numbers of 32 bits, found {found} (and {len(bad) - 1} more such)")
-    if len(x) > 1:
-        check_spread(x.astype(np.float64), values, columns, where)
-    modality = Table(values.shape[1:], classes, columns)
-    return Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], labels, [], modality)
-
-
-def check_spread(x: np.ndarray, values: np.ndarray, columns: list[str], where: str) -> None:
-    """Refuse columns that don't vary, or by less than 32 bits can tell; raises ``UserError``."""
-    rounding, spread = np.abs(values - x).max(0), x.std(0)
-    for name, low, high, lost in zip(columns, x.min(0), x.max(0), rounding > 1e-3 * spread, strict=True):
-        if low == high:
-            raise UserError(f"{where}: column {name} has one value only and no density; leave it out")
-        if lost:
-            raise UserError(
-                f"{where}: column {name} runs from {low:.15g} to {high:.15g}, too close for numbers of 32 bits; "
-                f"take {low:.15g} away from it first"
-            )
-
-
-def discrete(rows: Samples) -> list[str]:
+def discrete_columns(samples: Samples) -> list[str]:
     """The columns of whole numbers or of few values, whose density has no upper limit."""
+    assert isinstance(samples.modality, Table)
     return [
         name
-        for name, column in zip(rows.modality.names, rows.values.T, strict=True)  # type: ignore[attr-defined]
+        for name, column in zip(samples.modality.names, samples.values.T, strict=True)
         if (column == np.round(column)).all() or len(np.unique(column)) < min(20, len(column) / 10)
     ]
 
 
-Read = tuple[np.ndarray, list[Any] | None, list[str]]
-
-
-def read_npz(path: Path, where: str) -> Read:
+def holds_table(source: str) -> bool:
+    """Whether a source is a table, and not images or text."""
+    path = local_path(source)
+    name = path.name.lower()
+    if not os.path.isfile(path):
+        return False
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x, labels = arrays["x"], arrays.get("labels", arrays.get("y"))
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{where}: expected an .npz with `x`, found a broken one ({reason(error)})") from None
+        if name.endswith(".npz"):
+            arrays = zipfile.ZipFile(path).namelist()
+            return "x.npy" in arrays and "images.npy" not in arrays
+        if name.endswith(".parquet"):
+            import pyarrow.parquet
+
+            return not any("binary" in str(field.type) for field in pyarrow.parquet.read_schema(path))
+    except (OSError, ValueError, zipfile.BadZipFile):  # broken: the reader of images says how
+        return False
+    return name.endswith((".csv", ".csv.gz"))
+
+
+def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
+    """A part of a table's rows; raises ``InputError`` for broken tables and those that are not finite numbers."""
+    path = local_path(data.source)
+    x, labels, columns = load_npz(path) if path.name.lower().endswith(".npz") else numeric_columns(read_arrow(path))
+    if x.ndim != 2 or 0 in x.shape:
+        raise InputError(f"expected numbers x (N, D), found shape {x.shape}")
+    if labels is not None and len(labels) != len(x):
+        raise InputError(f"expected a label for each of {len(x)} rows, found {len(labels)}")
+    numbers, classes = (None, []) if labels is None else numbered(labels)
+    table = Table(x.shape[1:], classes, columns)
+    values = table.to_stored(x)
+    check_spread(x, values, table.names)
+    rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
+    return rows.take(part_of(rows.names, data.held_out, part, "rows"))
+
+
+def check_spread(x: np.ndarray, stored: np.ndarray, columns: list[str]) -> None:
+    """Refuse columns that don't vary, or by less than 32 bits resolve; raises ``InputError``."""
+    if len(x) < 2:
+        return
+    x = x.astype(np.float64)
+    rounding, spread = np.abs(stored - x).max(0), x.std(0)
+    for name, low, high, lost in zip(columns, x.min(0), x.max(0), rounding > 1e-3 * spread, strict=True):
+        if low == high:
+            raise InputError(f"expected columns that vary, found one value only in column {name}; leave it out")
+        if lost:
+            values = f"{low:.15g} to {high:.15g} in column {name}; subtract {low:.15g} first"
+            raise InputError(f"expected values that numbers of 32 bits resolve, found {values}")
+
+
+Columns = tuple[np.ndarray, list[Any] | None, list[str]]
+
+
+def load_npz(path: Path) -> Columns:
+    """The arrays x (N, D) and, where there are, labels (N,) of an .npz."""
+    x, labels, y = read_npz(path, "x", "labels", "y")
+    assert x is not None
+    labels = y if labels is None else labels
     if x.dtype.kind not in "fiub":
-        raise UserError(f"{where}: expected numbers in x, found {x.dtype}")
+        raise InputError(f"expected numbers in x, found {x.dtype}")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
-        raise UserError(f"{where}: expected labels of whole numbers (N,), found {labels.dtype} {labels.shape}")
-    columns = nameless(x.shape[1]) if x.ndim == 2 else []
+        raise InputError(f"expected integer labels (N,), found {labels.dtype} {labels.shape}")
+    columns = default_names(x.shape[1]) if x.ndim == 2 else []
     return x, None if labels is None else labels.tolist(), columns
 
 
-def read_table(path: Path, where: str) -> Read:
-    """The columns of numbers of a .csv or .parquet, and the one called label, if there is one."""
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
+def numeric_columns(table: Any) -> Columns:
+    """The numeric columns of an Arrow table, and the one called label, if there is one; raises ``InputError``."""
+    from pyarrow import types
 
-    try:
-        if path.name.lower().endswith(".parquet"):
-            table = pyarrow.parquet.read_table(path)
-        else:
-            table = pyarrow.csv.read_csv(path)
-            if all(map(is_number, table.column_names)):  # a file without a header
-                options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
-                table = pyarrow.csv.read_csv(path, read_options=options)
-                table = table.rename_columns(nameless(table.num_columns))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{where}: expected a table, found none or a broken one ({reason(error)})") from None
+    names = table.column_names
     if not table.num_rows:
-        raise UserError(f"{where}: expected rows of numbers, found none")
-    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{where}: expected a name for each column, found two columns called {twice}")
-    label = next((name for name in table.column_names if name.lower() in LABELS), None)
-    columns = [name for name in table.column_names if name != label]
-    for name in columns:
-        kind = table.schema.field(name).type
-        if not (pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)):
-            raise UserError(f"{where}: expected numbers in column {name}, found {kind}; leave it out or call it label")
-        if table.column(name).null_count:
-            found = f"{table.column(name).null_count} empty cells (or NaN, NA, null)"
-            raise UserError(f"{where}: column {name} has {found}; fill or drop them")
-    if label is not None and pyarrow.types.is_nested(table.schema.field(label).type):
-        raise UserError(f"{where}: expected numbers or text in {label}, found {table.schema.field(label).type}")
+        raise InputError("expected rows of numbers, found none")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"expected a name for each column, found two columns called {twice[0]}")
+    label = next((name for name in names if name.lower() in LABELS), None)
+    columns = [name for name in names if name != label]
     if not columns:
-        raise UserError(f"{where}: expected columns of numbers, found {', '.join(table.column_names) or 'none'}")
+        raise InputError(f"expected columns of numbers, found {', '.join(names) or 'none'}")
+    for name in columns:
+        kind, empty = table.schema.field(name).type, table.column(name).null_count
+        if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
+            raise InputError(f"expected numbers in column {name}, found {kind}; leave it out or call it label")
+        if empty:
+            found = f"{empty} empty (or NaN, NA, null), the first in row {table.column(name).is_null().index(True)}"
+            raise InputError(f"expected a number in every row of column {name}, found {found}; fill or drop them")
     x = np.stack([table.column(name).to_numpy().astype(np.float64) for name in columns], 1)
-    labels = None if label is None else table.column(label).to_pylist()
-    if missing := sum(v in (None, "") for v in labels or []):
-        raise UserError(f"{where}: expected a label in every row, found {missing} without")
+    if label is None:
+        return x, None, columns
+    if types.is_nested(table.schema.field(label).type):
+        raise InputError(f"expected numbers or text in {label}, found {table.schema.field(label).type}")
+    labels = table.column(label).to_pylist()
+    if missing := sum(v in (None, "") for v in labels):
+        raise InputError(f"expected a label in every row, found {missing} without")
     return x, labels, columns
 
 
-def nameless(n: int) -> list[str]:
-    """What n columns without names are called."""
+def read_arrow(path: Path) -> Any:
+    """The Arrow table of a .csv, with or without a header, or of a .parquet; raises ``InputError``."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    with reading("a table"):
+        if path.name.lower().endswith(".parquet"):
+            return pyarrow.parquet.read_table(path)
+        table = pyarrow.csv.read_csv(path)
+        if all(map(is_number, table.column_names)):  # a file without a header
+            options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
+            table = pyarrow.csv.read_csv(path, read_options=options)
+            table = table.rename_columns(default_names(table.num_columns))
+        return table
+
+
+def default_names(n: int) -> list[str]:
+    """The names of n columns without names."""
     return [f"x{j}" for j in range(n)]
 
 

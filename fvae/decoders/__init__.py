@@ -4,8 +4,18 @@ A decoder that is conditioned on labels or context declares ``classes`` or ``con
 and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`` says in words what its figures are.
 """
 
-from fvae.decoders.exact import Exact
-from fvae.decoders.gaussian import DiscretizedGaussian, Gaussian
+from fvae.decoders.exact import Exact, ExactBins
+from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian, gaussian_decoder
 from fvae.decoders.language import AdaptiveSoftmax, LanguageModel, Softmax
 
-__all__ = ["AdaptiveSoftmax", "DiscretizedGaussian", "Exact", "Gaussian", "LanguageModel", "Softmax"]
+__all__ = [
+    "AdaptiveSoftmax",
+    "DequantizedGaussian",
+    "DiscretizedGaussian",
+    "Exact",
+    "ExactBins",
+    "Gaussian",
+    "LanguageModel",
+    "Softmax",
+    "gaussian_decoder",
+]

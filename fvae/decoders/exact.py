@@ -1,26 +1,31 @@
-"""The decoder of an exact flow, whose latent determines the data."""
+"""Decoders of exact flows, whose latent determines the data."""
 
 from torch import nn
 
 from fvae.flows.base import no_change
 
-CONTINUOUS = "none: a density of continuous data"
-
 
 class Exact(nn.Module):
-    """p(x|z) = 1 for the bin that z = (x + U) / 2^bits lies in: log p = 0.
+    """p(x|z) = 1 for z = x, continuous data: log p = 0."""
 
-    Without bits: of continuous data, where z is x.
-    """
-
-    def __init__(self, bits: int | None = None):
-        super().__init__()
-        self.bits = bits
-        self.likelihood = CONTINUOUS if bits is None else "uniform dequantization, sampled"
+    likelihood = "none: a density of continuous data"
 
     def forward(self, x, z):
         return no_change(z)
 
     def mean(self, z):
+        return z
+
+
+class ExactBins(Exact):
+    """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits lies in: log p = 0."""
+
+    likelihood = "uniform dequantization, sampled"
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = bits
+
+    def mean(self, z):
         """Bins, unrounded, so that encode(decode(e)) = e: a z in the middle of its bin gives that bin exactly."""
-        return z if self.bits is None else z * 2**self.bits - 0.5
+        return z * 2**self.bits - 0.5

@@ -1,13 +1,14 @@
 """Gaussian decoders: a density of continuous data or, of data in bins, its mean over a bin or the bin's probability."""
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fvae.conditioners import with_std
 from fvae.conditioners.base import parameters_of, takes_condition
-from fvae.decoders.exact import CONTINUOUS
 from fvae.density import LOG_2PI, LogBetween, from_unit, log_between, to_unit, total
 from fvae.transforms import Affine
 
@@ -15,6 +16,37 @@ FAR = 1e4  # standard deviations: infinity, with a gradient
 
 
 class Gaussian(nn.Module):
+    """log p(x|z) = log N(x; mean, std^2), a density of continuous data.
+
+    ``conditioner(z) -> (mean, log_std)`` (B, *shape) each, or a network's output (B, 2C, *); one that offers
+    ``best(squared errors) -> log_std`` is asked for it.
+    """
+
+    likelihood = "none: a density of continuous data"
+
+    def __init__(self, conditioner: nn.Module):
+        super().__init__()
+        self.conditioner, self.conditional = conditioner, takes_condition(conditioner)
+
+    def parameters_for(self, z: Tensor, y: Any) -> tuple[Tensor, Tensor]:
+        mean, log_std = parameters_of(self.conditioner, Affine(bound=6.0), *((z, y) if self.conditional else (z,)))
+        return mean, log_std
+
+    def forward(self, x, z, y=None):
+        mean, log_std = self.parameters_for(z, y)
+        return self.log_density((x - mean).square(), log_std)
+
+    def log_density(self, square: Tensor, log_std: Tensor) -> Tensor:
+        """log N of squared errors (B, *shape), in nats: (B,)."""
+        best = getattr(self.conditioner, "best", None)
+        log_std = log_std if best is None else best(square)
+        return total(-0.5 * LOG_2PI - log_std - 0.5 * square * torch.exp(-2 * log_std))
+
+    def mean(self, z, y=None):
+        return self.parameters_for(z, y)[0]
+
+
+class DequantizedGaussian(Gaussian):
     """A Gaussian on [-1, 1] for data in bins: the mean over uniform dequantization noise, in closed form.
 
     With v the middle of x's bin on [-1, 1], w = 2 / 2^bits its width and U ~ Uniform(-w/2, w/2),
@@ -24,41 +56,27 @@ class Gaussian(nn.Module):
 
     by Jensen a lower bound on the log-probability of the bin, so the whole is a bound for 8-bit data without noise in
     it, and std -> 0 is no longer free: the best std^2 is the mean squared error + w^2 / 12. ``x`` (B, *shape) in bins,
-    ``conditioner(z) -> (mean, log_std)`` on [-1, 1], or a network's output (B, 2C, *); one that offers ``best(squared
-    errors) -> log_std`` is asked for it.
-
-    Without bits: log N(x; mean(z), std(z)^2) of continuous data. No noise is added and no bin is counted.
+    ``conditioner(z) -> (mean, log_std)`` on [-1, 1].
     """
 
-    def __init__(self, conditioner: nn.Module, bits: int | None = None):
-        super().__init__()
-        self.conditioner, self.bits = conditioner, bits
-        self.conditional = takes_condition(conditioner)
-        self.likelihood = CONTINUOUS if bits is None else "uniform dequantization, averaged in closed form"
+    likelihood = "uniform dequantization, averaged in closed form"
 
-    def parameters_for(self, z: Tensor, y: Any) -> tuple[Tensor, Tensor]:
-        mean, log_std = parameters_of(self.conditioner, Affine(bound=6.0), *((z, y) if self.conditional else (z,)))
-        return mean, log_std
+    def __init__(self, conditioner: nn.Module, bits: int):
+        super().__init__(conditioner)
+        self.bits = bits
 
     def forward(self, x, z, y=None):
         mean, log_std = self.parameters_for(z, y)
-        constant = -0.5 * LOG_2PI
-        if self.bits is None:
-            square = (x - mean).square()
-        else:
-            width = 2 / 2**self.bits
-            square = (to_unit(x, self.bits) - mean).square() + width**2 / 12
-            constant += math.log(width)
-        best = getattr(self.conditioner, "best", None)
-        log_std = log_std if best is None else best(square)
-        return total(constant - log_std - 0.5 * square * torch.exp(-2 * log_std))
+        width = 2 / 2**self.bits
+        square = (to_unit(x, self.bits) - mean).square() + width**2 / 12
+        return self.log_density(square, log_std) + square[0].numel() * math.log(width)
 
     def mean(self, z, y=None):
-        mean = self.parameters_for(z, y)[0]
-        return mean if self.bits is None else from_unit(mean, self.bits)
+        """Bins, unrounded."""
+        return from_unit(super().mean(z, y), self.bits)
 
 
-class DiscretizedGaussian(Gaussian):
+class DiscretizedGaussian(DequantizedGaussian):
     """The probability of a bin under a Gaussian on [-1, 1]: nothing is given away between density and integer.
 
     With v the middle of x's bin, w = 2 / 2^bits its width and Phi the normal distribution's integral,
@@ -66,15 +84,11 @@ class DiscretizedGaussian(Gaussian):
         log p(x|z) = sum log [ Phi((v + w/2 - mean) / std) - Phi((v - w/2 - mean) / std) ]
 
     where the first bin begins at -infinity and the last ends at infinity, so that the bins' probabilities add up to 1.
-    It is at most 0, above ``Gaussian``'s by Jensen's inequality, and as std -> 0 it is 0 where mean hits the bin.
-    ``x`` (B, *shape) in bins, ``conditioner(z) -> (mean, log_std)`` on [-1, 1].
+    It is at most 0, above ``DequantizedGaussian``'s by Jensen's inequality, and as std -> 0 it is 0 where mean hits the
+    bin. ``x`` (B, *shape) in bins, ``conditioner(z) -> (mean, log_std)`` on [-1, 1].
     """
 
-    bits: int
-
-    def __init__(self, conditioner: nn.Module, bits: int):
-        super().__init__(conditioner, bits)
-        self.likelihood = "none: the probability of a bin"
+    likelihood = "none: the probability of a bin"
 
     def forward(self, x, z, y=None):
         mean, log_std = self.parameters_for(z, y)
@@ -88,3 +102,26 @@ class DiscretizedGaussian(Gaussian):
     def mean(self, z, y=None):
         """Bins, unrounded; a mean beyond the last bin, which only makes that more probable, is that bin."""
         return super().mean(z, y).clamp(0, 2**self.bits - 1)
+
+
+def gaussian_decoder(
+    net: nn.Module,
+    shape: tuple[int, ...],
+    bits: int | None,
+    sigma: float,
+    std: Literal["scalar", "channel", "optimal", "fixed"] = "scalar",
+    likelihood: Literal["discretized", "density"] = "discretized",
+    least: float = 0.0,
+    lr_scale: float = 1.0,
+) -> Gaussian:
+    """The decoder N(net(z), sigma_2^2) of data of ``shape``, with a sigma_2 that begins at ``sigma``.
+
+    Without bits it is a density. Discretized, sigma_2 stays above a tenth of a bin, or half of ``sigma``.
+    """
+    conditioner = partial(with_std, net, sigma, std, shape, lr_scale, name="sigma_2")
+    if not bits:
+        return Gaussian(conditioner(least))
+    if likelihood == "density":
+        return DequantizedGaussian(conditioner(least), bits)
+    # nothing is gained from a smaller one, and far less than a bin is lost in rounding
+    return DiscretizedGaussian(conditioner(max(least, min(0.1 * 2.0**-bits, sigma / 2))), bits)

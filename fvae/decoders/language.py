@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fvae.networks.text import BOS, EOS, PAD, UNK, State
+from fvae.networks.text import State
 from fvae.precision import without_autocast
+from fvae.tokens import BOS, EOS, PAD, UNK
 
 
 class LanguageModel(nn.Module):

@@ -63,8 +63,11 @@ def multiscale(
 
     ``step(shape)`` gives the flows of one level, ``before(shape)`` those before its squeeze; ``conditioner(c_in,
     c_out)`` the affine density of the c_out channels that leave, given the c_in that stay. The last level's mean and
-    std are trained by channel.
+    std are trained by channel. Vectors (D,) have one level, without a squeeze.
     """
+    c, *sides = shape
+    if not sides:  # a vector has one scale
+        return Chain(*step(shape), scaling(shape))
     c, h, w = shape
     begin = [*before(shape), Squeeze(2)] if squeeze_first else []
     c, h, w = (4 * c, h // 2, w // 2) if squeeze_first else shape

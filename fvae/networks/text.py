@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-PAD, BOS, EOS, UNK = range(4)
+from fvae.tokens import PAD
 
 State = tuple[Tensor, ...]
 

@@ -1,94 +1,54 @@
 """Recipes of images and of rows of numbers: each is a choice of parts."""
 
-import math
 from typing import Annotated
 
 from pydantic import Field
 
-from fvae.decoders import Exact
-from fvae.errors import UserError
-from fvae.flows import Chain, Dequantize, Elementwise, PointMass, with_classes
+from fvae.flows import Chain, Elementwise
 from fvae.model import LatentModel
-from fvae.recipes.parts import (
-    NICE,
-    Coder,
-    Decoder,
-    FlowPart,
-    GaussianDecoder,
-    GaussianPosterior,
-    Glow,
-    Identity,
-    NoFlow,
-    Noise,
-    Posterior,
-    RealNVP,
-    Squeezing,
-    Strided,
-    TwoSided,
-    class_means,
-    in_networks_scale,
-    is_image,
-    modality,
-    standardize,
-)
-from fvae.recipes.registry import Bits, Classes, Count, Positive, Shape, recipe
+from fvae.parts.coders import Coder, Identity, Squeezing, Strided
+from fvae.parts.decoders import Decoder, GaussianDecoder
+from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
+from fvae.parts.posteriors import GaussianPosterior, Noise, Posterior, TwoSided
+from fvae.recipes.models import exact_model, from_data, latent_model
+from fvae.recipes.registry import Bits, Classes, Shape, recipe
+from fvae.schema import Count, Positive
 from fvae.transforms import Affine
-
-
-def check_several(shape: Shape, expected: str = "shape: expected 2 columns") -> None:
-    """Refuse vectors of one value, of which no half can set the other; raises ``UserError``."""
-    if math.prod(shape) == 1:
-        raise UserError(f"{expected} or more for a flow, found 1")
-
-
-def exact(shape: Shape, flow: FlowPart, classes: int, bits: int) -> LatentModel:
-    """A flow on the data themselves: the posterior is dequantization, or nothing, and the decoder exact."""
-    check_several(shape)
-    posterior, decoder = (Dequantize(bits), Exact(bits)) if is_image(shape) else (PointMass(), Exact())
-    prior = with_classes(flow.build(shape), class_means(classes, math.prod(shape)))
-    return LatentModel(posterior, decoder, prior, shape, shape, standardize(shape), modality(shape, bits))
-
-
-def latent_model(
-    shape: Shape, coder: Coder, posterior: Posterior, flow: FlowPart, decoder: Decoder, classes: int, bits: int
-) -> LatentModel:
-    """Posterior and decoder of a coder's networks, and the density of a flow as the prior."""
-    latent = coder.latent(shape, getattr(flow, "levels", 1))
-    if not isinstance(flow, NoFlow):
-        check_several(latent, *["coder.size: expected 2"] * isinstance(coder, Strided))
-    conditioner = posterior.conditioner(in_networks_scale(coder.encoder(shape, posterior.outputs), shape, bits), latent)
-    generator = coder.generator(shape)
-    density, means = (
-        flow.build(latent, squeeze_first=isinstance(coder, Identity)),
-        class_means(classes, math.prod(latent)),
-    )
-    return LatentModel(
-        posterior=posterior.build(conditioner, means if isinstance(flow, NoFlow) else None),
-        decoder=decoder.build(generator, shape, bits),
-        prior=with_classes(density, means),
-        shape=shape,
-        latent=latent,
-        preprocess=standardize(shape),
-        modality=modality(shape, bits),
-    )
 
 
 @recipe
 def nice(shape: Shape, flow: FlowPart = NICE(), classes: Classes = 0, bits: Bits = 8) -> LatentModel:
-    """Additive couplings, fully connected (Dinh et al., 2015)."""
-    return exact(shape, flow, classes, bits)
+    """Additive couplings, fully connected (Dinh et al., 2015).
+
+    Example:
+        >>> fvae.recipes.nice((4,), flow=fvae.NICE(width=16)).sample(2).shape
+        torch.Size([2, 4])
+    """
+    return exact_model(shape, flow, classes, bits)
 
 
 @recipe
 def realnvp(shape: Shape, flow: FlowPart = RealNVP(), classes: Classes = 0, bits: Bits = 8) -> LatentModel:
-    """Affine couplings by checkerboard and by channel, at several scales (Dinh et al., 2017)."""
-    return exact(shape, flow, classes, bits)
+    """Affine couplings by checkerboard and by channel, at several scales (Dinh et al., 2017).
+
+    Example:
+        >>> fvae.recipes.realnvp((4,), flow=fvae.RealNVP(depth=1, width=8)).log_prob(torch.randn(3, 4)).shape
+        torch.Size([3])
+    """
+    return exact_model(shape, flow, classes, bits)
 
 
 @recipe
 def glow(shape: Shape, flow: FlowPart = Glow(), classes: Classes = 0, bits: Bits = 8) -> LatentModel:
-    """A multi-scale flow with exact inverse and exact likelihood of dequantized images (Kingma & Dhariwal, 2018)."""
-    return exact(shape, flow, classes, bits)
+    """A multi-scale flow with exact inverse and exact likelihood of dequantized images (Kingma & Dhariwal, 2018).
+
+    Example:
+        >>> model = fvae.recipes.glow((1, 8, 8), flow=fvae.Glow(levels=2, depth=1, width=8))
+        >>> x = torch.randint(256, (3, 1, 8, 8))
+        >>> model.decode(model.encode(x)).sub(x).abs().max() < 0.1
+        tensor(True)
+    """
+    return exact_model(shape, flow, classes, bits)
 
 
 @recipe
@@ -102,7 +62,12 @@ def noisy_flow(
     classes: Classes = 0,
     bits: Bits = 8,
 ) -> LatentModel:
-    """A flow of data with a little Gaussian noise instead of dequantization: F(sigma u + x) (Su & Wu, 2018)."""
+    """A flow of data with a little Gaussian noise instead of dequantization: F(sigma u + x) (Su & Wu, 2018).
+
+    Example:
+        >>> fvae.recipes.noisy_flow((4,), sigma=0.1, flow=fvae.Glow(depth=1, width=8)).elbo(torch.randn(3, 4)).shape
+        torch.Size([3])
+    """
     posterior = Noise(sigma=sigma, std="fixed", lr_scale=1.0)
     decoder = GaussianDecoder(sigma=sigma, std="fixed", likelihood="density", lr_scale=1.0)
     return latent_model(shape, Identity(), posterior, flow, decoder, classes, bits)
@@ -118,7 +83,13 @@ def vae(
     classes: Classes = 0,
     bits: Bits = 8,
 ) -> LatentModel:
-    """A VAE with a Gaussian decoder and one learned sigma_2 (Kingma & Welling, 2014)."""
+    """A VAE with a Gaussian decoder and one learned sigma_2 (Kingma & Welling, 2014).
+
+    Example:
+        >>> model = fvae.recipes.vae((1, 8, 8), coder=fvae.Strided(size=4, width=8, levels=1))
+        >>> model.encode(torch.randint(256, (3, 1, 8, 8))).shape
+        torch.Size([3, 4])
+    """
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
@@ -137,6 +108,11 @@ def cvae(
     Encoder and decoder don't see the label, unlike those of Sohn et al. (2015). What the latent says of the image
     competes with what it says of the label: the wide fixed sigma is for samples of the right class, of images; for a
     good bound, and for rows of numbers, take decoder.std scalar and decoder.likelihood discretized.
+
+    Example:
+        >>> model = fvae.recipes.cvae((4,), classes=3, coder=fvae.Strided(size=2, width=8))
+        >>> model.sample(2, y=torch.tensor([0, 2])).shape
+        torch.Size([2, 4])
     """
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
@@ -151,7 +127,13 @@ def bn_vae(
     classes: Classes = 0,
     bits: Bits = 8,
 ) -> LatentModel:
-    """A VAE with a batch-normalized posterior, so that its KL can't vanish (Zhu et al., 2020; two-sided: Su, 2020)."""
+    """A VAE with a batch-normalized posterior, so that its KL can't vanish (Zhu et al., 2020; two-sided: Su, 2020).
+
+    Example:
+        >>> model = fvae.recipes.bn_vae((4,), coder=fvae.Strided(size=2, width=8), posterior=fvae.TwoSided(tau=0.3))
+        >>> model.elbo(torch.randn(8, 4)).shape
+        torch.Size([8])
+    """
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
@@ -169,6 +151,11 @@ def f_vae(
 
     z = F(sigma_1 u + E(x)), x ~ N(G(F^-1(z)), sigma_2^2). Built in its equal form, posterior sigma_1 u + E(x) under the
     density of F as the prior, so that training never needs F^-1.
+
+    Example:
+        >>> model = fvae.recipes.f_vae((1, 8, 8), flow=fvae.Glow(levels=2, depth=1, width=8))
+        >>> model.elbo(torch.randint(256, (3, 1, 8, 8)), samples=4).shape
+        torch.Size([3])
     """
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
@@ -183,7 +170,13 @@ def f_vae_reduced(
     classes: Classes = 0,
     bits: Bits = 8,
 ) -> LatentModel:
-    """f-VAE of fewer dimensions than the data: sigma_1 u + E(x) in R^d under a flow's density (Su & Wu, 2018)."""
+    """f-VAE of fewer dimensions than the data: sigma_1 u + E(x) in R^d under a flow's density (Su & Wu, 2018).
+
+    Example:
+        >>> model = fvae.recipes.f_vae_reduced((4,), coder=fvae.Strided(size=2), flow=fvae.Glow(depth=1))
+        >>> model.encode(torch.randn(3, 4)).shape
+        torch.Size([3, 2])
+    """
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
@@ -206,11 +199,16 @@ def f_vae_general(
     Built in its equal form: with h_i = sigma_i(x) f_(i-1) + mu_i(x), so that f_i = F_i(h_i), the posterior is h_n, the
     prior the density of F_n, and the decoder G(h_n). sigma_i(x) are networks; sigma is the first at the start, the
     others begin at 1. The flows of the posterior are ``flow.couplings``, of as many steps.
+
+    Example:
+        >>> model = fvae.recipes.f_vae_general((4,), rounds=2, flow=fvae.Glow(depth=2, width=8))
+        >>> model.elbo(torch.randn(3, 4)).shape
+        torch.Size([3])
     """
     model = latent_model(shape, coder, Noise(sigma=sigma, std="network"), flow, decoder, classes, bits)
-    rest = []
+    flows = [model.posterior]
     for _ in range(rounds - 1):
-        net = in_networks_scale(coder.encoder(shape, 2), shape, bits)
-        rest += [flow.couplings(model.latent), Elementwise(net, Affine(bound=3.0))]
-    posterior = Chain(model.posterior, *rest)
-    return LatentModel(posterior, model.decoder, model.prior, shape, model.latent, model.preprocess, model.modality)
+        net = from_data(coder.encoder(shape, 2), model.modality)
+        flows += [flow.couplings(model.latent), Elementwise(net, Affine(bound=3.0))]
+    model.posterior = Chain(*flows)
+    return model

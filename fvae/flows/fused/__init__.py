@@ -1,6 +1,6 @@
 """Fast paths of Glow's steps, with the numbers of the ordinary layers, which are the reference.
 
-Only the recipes' builder makes these (``fuse``, ``CouplingNet``); ``set_reversible`` and ``plain`` switch
+Only the architectures make these (``fuse``, ``CouplingNet``); ``set_reversible`` and ``plain`` switch
 them. docs/performance.md says what each is worth.
 """
 

@@ -1,0 +1,156 @@
+"""The parser of a command's flags: those of settings by their schema, and the flag that an argument has."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from fvae.errors import InputError, did_you_mean
+from fvae.schema import Settings
+from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings
+
+OLD_FLAGS = {  # accepted, with a line that says so, until 1.0
+    f"--{prefix}.{old}": f"--{prefix}.{new}"
+    for prefix, names in (("data", OLD_DATA), ("train", OLD_TRAIN))
+    for old, new in names.items()
+}
+DATA_FLAGS = {"source": "--data", "data": "--data", "data.source": "--data"}
+METAVARS = {"data.source": "SRC", "data.labels": "FILE", "data.split": "NAME"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose complaints are raised as ``InputError``, for the arguments of the library too."""
+
+    def __init__(self, command: str, text: str = ""):
+        super().__init__(
+            prog=f"fvae {command}",
+            description=text[:1].upper() + text[1:] + ".",
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34),
+        )
+        self.flags: dict[str, str] = {}  # of arguments whose flag has another name
+
+    def error(self, message: str) -> Any:
+        raise InputError(f"{message.removeprefix('argument ')} ({self.prog} --help lists the arguments)")
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """The arguments that were given, by name; raises ``InputError``."""
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            near = did_you_mean(word, self._option_string_actions) if word.startswith("-") else ""
+            self.error(f"unrecognized argument {word}{near and '; ' + near.strip()}")
+        return vars(args)
+
+    def flag_of(self, argument: str) -> str:
+        """The flag of an argument of the library, "" where there is none."""
+        flag = self.flags.get(argument, "")
+        names = [f"--{prefix}{argument}" for prefix in ("", "data.", "train.", "model.")]
+        return flag or next((name for name in names if argument and name in self._option_string_actions), "")
+
+    def add_run(self, text: str = "a run folder, or one with its two model files") -> None:
+        self.add_argument("run", type=path, metavar="RUN", help=text)
+
+    def add_out(self, text: str, required: bool = True) -> None:
+        self.add_argument("--out", type=path, required=required, metavar="PATH", help=text)
+
+    def add_seed(self) -> None:
+        self.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)")
+
+    def add_samples(self) -> None:
+        text = "draws of u for each sample, for averages and the importance-weighted bound (default: 1; for text 500)"
+        self.add_argument("--samples", type=int, metavar="K", help=text)
+
+    def add_data(self, default: str) -> None:
+        """Flags of the data to use a run on."""
+        group = self.add_argument_group("data", "What is not given is as the run was trained.")
+        fields = DataSettings.model_fields
+        for name in ("source", "size", "color", "labels"):
+            text = (fields[name].description or "").partition(" (default")[0]
+            add_field(group, f"data.{name}", fields[name].annotation, text)
+        for name in ("tokenizer", "vocabulary_size", "max_length"):  # accepted where they are those of the run
+            add_field(group, f"data.{name}", fields[name].annotation, argparse.SUPPRESS)
+        self.add_argument("--split", choices=["train", "test", "all"], help=f"part of the data (default: {default})")
+        self.flags |= DATA_FLAGS
+
+    def add_settings(self, schema: type[Settings], prefix: str) -> None:
+        """A group of flags, one for each of a table of settings."""
+        group = self.add_argument_group(prefix)
+        for name, field in schema.model_fields.items():
+            add_setting(group, f"{prefix}.{name}", field, field.default)
+        self.flags |= DATA_FLAGS if prefix == "data" else {}
+
+
+def add_setting(group: Any, name: str, field: FieldInfo, default: Any) -> None:
+    """The flag of a setting, whose help says the default."""
+    text = field.description or ""
+    text += "" if "(default" in text or default in (None, "") else f" (default: {shown(default)})"
+    add_field(group, name, field.annotation, text)
+
+
+def add_field(group: Any, name: str, annotation: Any, text: str) -> None:
+    """A flag that may be left out, and whose value is checked by its schema."""
+    flags = [f"--{name}"] if name != "data.source" else ["--data", "--data.source"]
+    options: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
+    options |= {"dest": name, "default": argparse.SUPPRESS, "metavar": METAVARS.get(name) or metavar(annotation)}
+    group.add_argument(*flags, help=" ".join(text.split()).replace("%", "%%"), **options)
+
+
+def metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "{" + ",".join(map(str, get_args(annotation))) + "}"
+    parts = get_args(annotation) or (annotation,)  # of int | None; each may have constraints
+    kinds = [get_args(part)[0] if get_origin(part) is Annotated else part for part in parts]
+    return next((word for kind, word in ((bool, "BOOL"), (int, "N"), (float, "X")) if kind in kinds), "TEXT")
+
+
+def shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def table(args: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The settings under a prefix that were given, nested by their dotted names; the text null is None."""
+    found: dict[str, Any] = {}
+    for name, value in args.items():
+        first, *places = name.split(".")
+        if first == prefix and places:
+            within = found
+            for place in places[:-1]:
+                within = within.setdefault(place, {})
+            within[places[-1]] = None if value == "null" else value
+    return found
+
+
+def path(text: str) -> Path:
+    """The type of an argument that takes a file or folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    return Path(text)
+
+
+def with_new_flags(argv: list[str]) -> list[str]:
+    """Arguments under the names that their flags have today."""
+    found = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name in OLD_FLAGS:
+            print(f"fvae: {name} is now {OLD_FLAGS[name]}", file=sys.stderr)
+        found.append(f"{OLD_FLAGS.get(name, name)}{equals}{value}")
+    return found
+
+
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse a value that is too small or not finite; raises ``InputError``."""
+    if not least <= value < math.inf:
+        kind = "" if math.isfinite(value) else "a finite number of "
+        raise InputError(f"expected {kind}{least:g} or more, found {value:g}", name)
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise InputError(f"expected 0 or more and below 2^32, found {seed}", "seed")

@@ -1,0 +1,122 @@
+"""What the commands that use a run read: its model, its data, and what is odd about them."""
+
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fvae.cli.parser import table
+from fvae.data import TOKENIZER_FILE, Modality, Samples, Text, load_data
+from fvae.data.files import argument_named
+from fvae.errors import InputError
+from fvae.files import write_text
+from fvae.metrics import check_labels
+from fvae.model import LatentModel
+from fvae.runs import load
+from fvae.runs.config import data_settings, run_config, whole_paths
+from fvae.schema import checked
+from fvae.settings import OLD_DATA, DataSettings, with_new_names
+
+PARTS = {"test": "held out", "train": "training part", "all": "whole"}
+
+
+def load_model(run: Path) -> LatentModel:
+    """The model of a run, on the accelerator where there is one."""
+    torch.backends.cudnn.allow_tf32 = False  # convolutions of ten bits would make encode and decode inexact
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return load(run, device)
+
+
+def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tuple[Samples, str]:
+    """The data to use a run on and what they are in words, having said what is odd about them.
+
+    Without a source: the run's, held out unless ``split`` says otherwise. Another source is treated as the run's was
+    (size, color) and, where it has no test split, taken whole. With ``whole`` any source that is named is taken whole.
+    Raises ``InputError``.
+    """
+    run, split, modality = args["run"], args["split"], model.modality
+    given, config = with_new_names(table(args, "data"), OLD_DATA), run_config(run)
+    own = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
+    data = whole_paths(checked(DataSettings, given, lax=True))
+    for name in ("tokenizer", "vocabulary_size", "max_length"):
+        if isinstance(modality, Text) and name in given and getattr(data, name) != getattr(own, name):
+            raise InputError(f"{given[name]}: {run} has a tokenizer of its own ({TOKENIZER_FILE})", name)
+    data = own.model_copy(update={name: getattr(data, name) for name in given})
+    if not data.source:
+        raise InputError(f"{run} has no config.yaml to say what it was trained on; name a source", "source")
+    foreign = not config or data.source != own.source
+    if foreign:
+        data = data.model_copy(update={"split": None, "labels": given.get("labels")})
+    path = Path(data.source)
+    if "source" not in given and path.is_absolute() and not path.exists():
+        raise InputError(f"{path}: no such file, on which {run} was trained; name another source", "source")
+    part = split or ("all" if whole and "source" in given else "unseen" if foreign else "test")
+    names = PARTS | {"unseen": "the test split if it has one, else whole" if modality.splits else "whole"}
+    samples, what = load_data(data, part, modality), f"{data.source} ({names[part]})"
+    say_skipped(samples.skipped, len(samples), samples.modality)
+    say(samples.modality.notes(samples, what))
+    with argument_named("source", what):
+        return with_labels(model, samples), what
+
+
+def with_labels(model: LatentModel, samples: Samples) -> Samples:
+    """Samples with labels by the model's numbers; raises ``InputError`` without them, where it takes labels."""
+    samples = samples.numbered_as(model.modality.classes)
+    check_labels(model, samples)
+    return samples
+
+
+def say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def say_skipped(skipped: list[str], read: int, modality: Modality, run: Path | None = None) -> None:
+    """Count and name the files or lines that were left out; a run lists them in ``skipped.txt`` if they are many.
+
+    Without a run all files are named, but not all lines.
+    """
+    if not skipped:
+        return
+    shown = skipped
+    if len(skipped) > 3 and (run or modality.items == "lines"):
+        shown = [*skipped[:3], f"... (all in {run / 'skipped.txt'})" if run else "..."]
+    say([f"skipped {len(skipped)} of {len(skipped) + read} {modality.items}: {'; '.join(shown)}"])
+    if run is not None:
+        write_text(run / "skipped.txt", "\n".join(skipped) + "\n")
+
+
+def need_latent(model: LatentModel, run: Path) -> None:
+    """Refuse a model without a code of its data; raises ``InputError``."""
+    if not math.prod(model.latent):
+        raise InputError(f"{run} holds a {model.config['recipe']}, which has no latent")
+
+
+def need_visible(model: LatentModel, run: Path, out: Path | None) -> None:
+    """Refuse data that can't be looked at, and a name that doesn't fit, before the work; raises ``InputError``."""
+    need_latent(model, run)
+    if not model.modality.sheet_suffixes:
+        raise InputError(f"{run}: expected a run on images or text, found one on tables; see fvae encode and decode")
+    check_out(model, out, sheet=True)
+
+
+def check_out(model: LatentModel, out: Path | None, **how: bool) -> None:
+    """Refuse a name that doesn't fit the data; of text there may be none, for standard output."""
+    if out is not None or not isinstance(model.modality, Text):
+        model.modality.check_out(out, **how)
+
+
+def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:
+    """The number of a label by its number or name; raises ``InputError``."""
+    if not model.classes:
+        raise InputError(f"{text}: {run} holds a {model.config['recipe']}, which was trained without labels", name)
+    names = list(model.modality.classes)
+    if text in names:
+        return names.index(text)
+    if text.isdigit() and int(text) < model.classes:
+        return int(text)
+    known = ", ".join(names[:10]) or f"0 to {model.classes - 1}"
+    raise InputError(f"{text}: expected a label of {run}, which are {known}", name)

@@ -1,0 +1,217 @@
+"""``fvae train``: a recipe on data into a run folder."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from fvae.cli.memory import keep_freed_memory
+from fvae.cli.model_flags import add_model_flags, merged, old_settings
+from fvae.cli.parser import Parser, table
+from fvae.cli.run_data import say, say_skipped
+from fvae.cli.training_log import TrainingLog
+from fvae.data import TOKENIZER_FILE, Text, Tokenizer, load_data, modality_of
+from fvae.errors import InputError, did_you_mean
+from fvae.files import need_folder
+from fvae.recipes import RECIPES
+from fvae.runs.config import read_config
+from fvae.runs.model import read_config as read_model_config
+from fvae.runs.renamed import MODEL, renamed
+from fvae.schema import checked
+from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names
+from fvae.training import Callback, Trainer, fit
+
+HELP = "fvae recipes lists the recipes, fvae train RECIPE --help the settings of its model, too."
+
+
+def run(parser: Parser, argv: list[str]) -> None:
+    """Read the settings, from --config or the run to resume and from the flags; load the data; train."""
+    parser.flags |= {"run": "--out", "resume": "--resume"}
+    recipe, args, configs, tables = read_arguments(parser, argv)
+    data, settings, model_settings = settings_of(recipe, args, configs, tables)
+    out, resume = args["out"], args["resume"]
+    need_folder(out)
+    if not data.source:
+        raise InputError("expected a source: digits, a Hugging Face data set, or a path, found none", "source")
+    make = RECIPES[recipe]
+    is_text = modality_of(data.source) is Text
+    if is_text != make.takes_text:
+        needs = "text needs a text recipe, as text_vae" if is_text else f"{recipe} needs text, a .txt or .txt.gz"
+        raise InputError(f"{data.source}: {needs}", "source")
+    like = text_of_run(out, data.max_length) if is_text and resume else None
+    train = load_data(data, "train", like)
+    test = load_data(data, "test", train.modality)
+    torch.manual_seed(settings.seed)
+    model = make(train.shape, **model_settings)
+    callbacks = [Announcement(data, out), TrainingLog(settings.max_steps, settings.minutes)]
+    signal.signal(signal.SIGTERM, terminate)
+    keep_freed_memory()
+    try:
+        rows = fit(
+            *(model, train, test),
+            run=out,
+            resume=resume,
+            progress=False,
+            callbacks=callbacks,
+            source=data,
+            settings=settings,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; fvae train --out {out} --resume continues it") from None
+    except Terminated:
+        print(f"fvae: terminated; fvae train --out {out} --resume continues it", file=sys.stderr)
+        raise SystemExit(143) from None  # as of a program that takes no notice of the signal
+    if rank_zero_only.rank == 0:
+        unit, last = model.modality.unit, rows[-1]
+        print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
+
+
+class Terminated(Exception):
+    """SIGTERM was received."""
+
+
+def terminate(*_: Any) -> None:
+    raise Terminated
+
+
+# Settings
+
+
+def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any], list[Path], dict[str, Any]]:
+    """The recipe, the arguments that were given, the settings files, and the tables of these; raises ``InputError``."""
+    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    resume, out = "--resume" in argv, next(reversed(values_of(argv, "--out")), None)
+    configs = [Path(c) for c in values_of(argv, "--config")]
+    if resume and out and (Path(out) / "config.yaml").is_file():
+        configs.insert(0, Path(out) / "config.yaml")
+    if resume and out and (Path(out) / "config.json").is_file():
+        read_model_config(Path(out))  # refuses a run of another format
+    tables: dict[str, Any] = {"data": {}, "model": {}, "train": {}}
+    contents = [(config, read_config(config)) for config in configs]
+    named = [(str(config), content.get("recipe")) for config, content in contents]
+    for where, name in [*named, *(("--recipe", name) for name in values_of(argv, "--recipe"))]:
+        if recipe and name and name != recipe:
+            raise InputError(f"{where}: is of recipe {name}, the command says {recipe}")
+        recipe = recipe or name
+    if recipe is None and {"-h", "--help"} & set(argv):
+        add_arguments(parser, "RECIPE", f"{parser.description} {HELP}", {}, {})
+        parser.parse(["--help"])
+    if recipe is None:
+        if resume and out:
+            raise InputError(f"{out} holds no run to resume; name a recipe to begin one", "resume")
+        raise InputError("train: expected a recipe: fvae train RECIPE --data SRC --out RUN; fvae recipes lists them")
+    if recipe not in RECIPES:
+        raise InputError(f"{recipe}: no such recipe; {did_you_mean(recipe, RECIPES)}known are {', '.join(RECIPES)}")
+    make = RECIPES[recipe]
+    for config, content in contents:
+        if (content["model"].keys() - make.settings.model_fields.keys()) & MODEL[recipe].keys():
+            print(f"fvae: {config}: read as settings of fvae 0.1, which have other names now", file=sys.stderr)
+            content["model"] = renamed(recipe, content["model"])
+        tables |= {name: merged(tables[name], content[name]) for name in tables}
+    argv, old = old_settings(recipe, argv, make.settings.model_fields)
+    kinds = {name: v[-1] for name in make.settings.model_fields if (v := kinds_of(argv, name))}
+    tables["model"] = merged(tables["model"], old)
+    add_arguments(parser, recipe, description_of(make), make.settings.model_fields, merged(tables["model"], kinds))
+    return recipe, parser.parse(argv), configs, tables
+
+
+def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any], settings: dict[str, Any]) -> None:
+    """The arguments of training a recipe, whose model has these ``fields``, of the kinds that ``settings`` choose."""
+    parser.prog, parser.description = f"fvae train {recipe}", text
+    parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
+    parser.add_out("the run folder")
+    config_help = "a YAML file of recipe, data, model and train, as a run's config.yaml; of several the later ones win"
+    parser.add_argument("--config", action="append", metavar="FILE", help=f"{config_help}, and flags before all files")
+    parser.add_argument("--recipe", metavar="NAME", help="the recipe, where neither the first argument nor a file says")
+    parser.add_argument("--resume", action="store_true", help="continue the run that is there, or begin one")
+    parser.add_settings(DataSettings, "data")
+    add_model_flags(parser, fields, settings)
+    parser.add_settings(TrainSettings, "train")
+
+
+def settings_of(
+    recipe: str, args: dict[str, Any], configs: list[Path], tables: dict[str, Any]
+) -> tuple[DataSettings, TrainSettings, dict[str, Any]]:
+    """The settings of data, training and model, checked; raises ``InputError`` by flag, or by file and name."""
+    make = RECIPES[recipe]
+    given = {name: value for name, value in args.items() if value is not None}
+    data = tables["data"] | with_new_names(table(given, "data"), OLD_DATA)
+    train = tables["train"] | with_new_names(table(given, "train"), OLD_TRAIN)
+    model = merged(tables["model"], table(given, "model"))
+    found = []
+    for name, schema, values in (
+        ("data", DataSettings, data),
+        ("train", TrainSettings, train),
+        ("model", make.settings, model),
+    ):
+        try:
+            found.append(checked(schema, values, lax=True))
+        except InputError as error:
+            name = ".".join(filter(None, (name, error.argument)))
+            if configs and name not in given:
+                raise InputError(f"{', '.join(map(str, configs))}: {name}: {error.message}") from None
+            raise InputError(error.message, name) from None
+    return found[0], found[1], {name: getattr(found[2], name) for name in make.settings.model_fields}
+
+
+def description_of(make: Any) -> str:
+    """What a recipe is, by its docstring up to the example."""
+    return (make.__doc__ or "").partition("Example:")[0].strip()
+
+
+def values_of(argv: list[str], name: str) -> list[str]:
+    """The values that a flag is given, before the flags are parsed."""
+    found: list[str] = []
+    for i, word in enumerate(argv):
+        found += argv[i + 1 : i + 2] if word == name else []
+        found += [word.removeprefix(name + "=")] if word.startswith(name + "=") else []
+    return found
+
+
+def kinds_of(argv: list[str], part: str) -> list[str]:
+    """The kinds that a part is given."""
+    return values_of(argv, f"--model.{part}") + values_of(argv, f"--model.{part}.kind")
+
+
+def text_of_run(out: Path, max_length: int) -> Text | None:
+    """The text of a run to resume, which before its first evaluation has no model to compare its tokenizer with."""
+    if (out / "config.json").exists():
+        config = read_model_config(out)
+        return Text(tuple(config["shape"])).load(config, out)
+    if not (out / TOKENIZER_FILE).exists():
+        return None
+    known = Tokenizer.load(out / TOKENIZER_FILE, max_length)
+    return Text(known.shape, tokenizer=known)
+
+
+class Announcement(Callback):
+    """Says before the first step what is trained, and what is odd about its data."""
+
+    def __init__(self, data: DataSettings, out: Path):
+        self.data, self.out = data, out
+
+    def on_start(self, trainer: Trainer) -> None:
+        model, settings, train, test = trainer.model, trainer.settings, trainer.data, trainer.test
+        modality, recipe = train.modality, model.config["recipe"]
+        if self.data.labels and not model.classes:
+            takes = (
+                "takes labels with --model.classes N" if "classes" in model.config["settings"] else "takes no labels"
+            )
+            say([f"warning: --data.labels {self.data.labels}: not used: {recipe} {takes}"])
+        say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
+        say(modality.notes_of_training(train, test))
+        if settings.batch_size > len(train):
+            more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
+            say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
+        steps, minutes = settings.max_steps, settings.minutes
+        ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
+        size = sum(p.numel() for p in model.parameters())
+        since = f"from step {trainer.step} to " if trainer.step else ""
+        held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
+        if steps is not None and trainer.step >= steps:
+            say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
+        else:
+            say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])

@@ -1,0 +1,65 @@
+"""Source files, which may be missing or broken, and what is said of them."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from fvae.errors import InputError
+
+
+def local_path(source: str) -> Path:
+    """A source as a path, with ``~`` expanded."""
+    return Path(os.path.expanduser(source))
+
+
+@contextmanager
+def argument_named(argument: str, value: str = "") -> Iterator[None]:
+    """Give each ``InputError`` that names no argument yet this one, and the argument's value where it says more."""
+    try:
+        yield
+    except InputError as error:
+        if error.argument:
+            raise
+        raise InputError(f"{value}: {error.message}" if value else error.message, argument) from None
+
+
+@contextmanager
+def reading(expected: str) -> Iterator[None]:
+    """Turn whatever a library raises for a broken file into an ``InputError``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of zip, gzip, NumPy and Arrow: many kinds
+        raise InputError(f"expected {expected}, found none or a broken one ({reason(error)})") from None
+
+
+def reason(error: Exception) -> str:
+    """A short reason on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__
+
+
+def read_npz(path: Path, name: str, *optional: str) -> list[np.ndarray | None]:
+    """The array ``name`` of an .npz and those ``optional`` ones that it has, else None; raises ``InputError``."""
+    with reading("an .npz"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if name not in arrays:
+            found = ", ".join(arrays) or "no array"
+            raise InputError(f"expected an array `images`, or `x` for tabular data, found {found}")
+        return [arrays.get(key) for key in (name, *optional)]
+
+
+def optional_library(module: str, package: str, extra: str) -> Any:
+    """A module of a package that an extra installs; raises ``InputError`` where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"expected {package} (pip install 'fvae[{extra}]'), found none") from None

@@ -1,0 +1,15 @@
+"""What a trained model says of data: bounds on the likelihood, and what the latent holds."""
+
+from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, summary
+from fvae.metrics.latent import LatentInformation, has_gaussian_posterior, latent_information
+
+__all__ = [
+    "Bounds",
+    "LatentInformation",
+    "batches",
+    "bounds",
+    "check_labels",
+    "has_gaussian_posterior",
+    "latent_information",
+    "summary",
+]

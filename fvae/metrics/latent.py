@@ -1,0 +1,98 @@
+"""What a latent says of the data: mutual information, active units, and what the decoder makes of it.
+
+For models whose posterior is Gaussian given x, p(z|x) = N(mean(x), std(x)^2). All in nats.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fvae.data.samples import Samples
+from fvae.density import LOG_2PI, log_normal, total
+from fvae.metrics.bounds import batches
+from fvae.model import LatentModel
+from fvae.transforms import Affine
+
+ACTIVE = 0.01  # the least variance of a posterior mean over the data that counts
+
+
+class LatentInformation(NamedTuple):
+    """Of N samples: see ``latent_information``."""
+
+    mutual_information: float
+    active_units: int
+    units: int
+    shuffled_gap: float
+
+
+@torch.no_grad()
+def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_size: int = 64) -> LatentInformation:
+    """What z says of x, over the N samples of ``data``.
+
+    - ``mutual_information``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most
+      log N (Hoffman and Johnson, 2016). Takes N^2 steps;
+    - ``active_units``: those of all ``units`` whose posterior mean has a variance over x above 0.01 (Burda et al.,
+      2016), as a batch-normalised one always has;
+    - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
+      what the decoder gains from using z.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[tuple[Tensor, ...]] = []
+    for x, y in batches(model, data, batch_size):
+        mean, log_std = gaussian_of(model, x, y)
+        z, _ = Affine()(model.noise(len(x), generator), mean, log_std)
+        kept.append((mean, log_std.expand_as(mean), z))
+    mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    gap, other, end = 0.0, z[another(len(z), generator).to(z.device)], 0
+    for x, y in batches(model, data, batch_size):
+        which, x = slice(end, end + len(x)), model.preprocess(x)[0]
+        given = (y,) if model.takes_y["decoder"] else ()
+        gap += float((model.decoder(x, z[which], *given) - model.decoder(x, other[which], *given)).sum())
+        end += len(x)
+    mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
+    mutual = mutual_information(mean, log_std, z)
+    active = int((mean.var(0, correction=0) > ACTIVE).sum())
+    return LatentInformation(mutual, active, mean.shape[1], gap / len(z))
+
+
+def gaussian_of(model: LatentModel, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation of q(z|x); raises ``ValueError`` where it isn't Gaussian."""
+    found = model.gaussian_of(model.preprocess(x)[0], y)
+    if found is None:
+        raise ValueError("model: expected a Gaussian posterior, found one that offers no mean and deviation")
+    return found
+
+
+def has_gaussian_posterior(model: LatentModel, data: Samples) -> bool:
+    """Whether the posterior offers its mean and deviation, as a vector of one dimension or more."""
+    if len(model.latent) != 1 or not model.latent[0] or not len(data):
+        return False
+    x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
+    before = model.training
+    with torch.no_grad():
+        found = model.eval().gaussian_of(model.preprocess(x)[0], y)
+    model.train(before)
+    return found is not None
+
+
+def another(n: int, generator: torch.Generator) -> Tensor:
+    """For each of n another one, drawn evenly, each taken once: (n,)."""
+    order = torch.randperm(n, generator=generator)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
+    """mean_i [ log p(z_i|x_i) - log 1/N sum_j p(z_i|x_j) ] for p(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
+    e, log_derivative = Affine().inverse(z, mean, log_std)
+    own = log_normal(e) + total(log_derivative)
+    mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
+    weight = torch.exp(-2 * log_std)
+    constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)
+    mixed = [  # of each z under all posteriors: the square of the difference as two products
+        torch.logsumexp(-0.5 * (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + constant), 1)
+        for rows in z.split(batch_size)
+    ]
+    return float((own - torch.cat(mixed)).mean()) + math.log(len(z))

@@ -1,0 +1,115 @@
+"""The networks E, from data to latents, and G back, of a recipe, with their settings."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from fvae.errors import InputError
+from fvae.networks import by_shape
+from fvae.networks.by_shape import Block, Shape, is_image
+from fvae.schema import Count, Natural, Part
+
+
+def check_sides(shape: Shape, divisor: int, argument: str) -> None:
+    """Refuse an image whose height or width ``divisor`` doesn't divide; raises ``InputError``."""
+    if is_image(shape) and (shape[1] % divisor or shape[2] % divisor):
+        size = -(-max(shape[1:]) // divisor) * divisor
+        found = f"found {shape[1]}x{shape[2]}; lower this setting, or take images of size {size}"
+        raise InputError(f"expected height and width divisible by {divisor}, {found}", argument)
+
+
+class Coder(Part):
+    """The networks E from data to latents and G back."""
+
+    squeeze_first: ClassVar[bool] = False
+    """whether a flow of its latents begins with a squeeze, since E has none"""
+
+    def latent(self, shape: Shape) -> Shape:
+        """The latents' shape, for data of ``shape``; raises ``InputError`` for one that E can't halve."""
+        raise NotImplementedError
+
+    def encoder(self, shape: Shape, outputs: int) -> nn.Module:
+        """E, with so many outputs for each of the latent's values, channel by channel."""
+        raise NotImplementedError
+
+    def generator(self, shape: Shape) -> nn.Module:
+        """G: (B, *latent) -> (B, *shape)."""
+        raise NotImplementedError
+
+
+class Identity(Coder, kind="identity"):
+    """Latents that are the data.
+
+    Example:
+        >>> fvae.recipes.f_vae((4,), coder=fvae.Identity(), flow=fvae.Glow(depth=1, width=8)).latent
+        (4,)
+    """
+
+    squeeze_first: ClassVar[bool] = True
+
+    def latent(self, shape: Shape) -> Shape:
+        return shape
+
+    def encoder(self, shape: Shape, outputs: int) -> nn.Module:
+        return nn.Identity()
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return nn.Identity()
+
+
+class Squeezing(Coder, kind="squeezing"):
+    """As many latent values as the data have: squeezes with residual steps, and their mirror image (Su & Wu, 2018).
+
+    Example:
+        >>> fvae.recipes.f_vae((3, 16, 16), coder=fvae.Squeezing(squeezes=2), flow="realnvp").latent
+        (48, 4, 4)
+    """
+
+    squeezes: Natural = 1
+    """squeezes in E, and unsqueezes in G (images only)"""
+    blocks: Natural = 1
+    """residual steps after each squeeze of E, and before each of G"""
+    hidden: Natural = 96
+    """hidden channels of the residual steps, at least (published: 0, as many as the step has channels)"""
+    block: Block = "residual"
+    """3x3 convolutions (published), or depthwise 7x7 and 1x1 ones (images only)"""
+    tanh: bool = False
+    """end G with tanh"""
+
+    def latent(self, shape: Shape) -> Shape:
+        check_sides(shape, 2 ** min(self.squeezes, 20), "coder.squeezes")
+        return by_shape.squeezed(shape, self.squeezes)
+
+    def encoder(self, shape: Shape, outputs: int) -> nn.Module:
+        return by_shape.squeezing_encoder(shape, outputs, self.squeezes, self.blocks, self.hidden, self.block)
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return by_shape.squeezing_decoder(shape, **dict(self))
+
+
+class Strided(Coder, kind="strided"):
+    """Latents that are a vector: strided convolutions and residual steps, or, of vectors, fully connected networks.
+
+    Example:
+        >>> fvae.recipes.vae((3, 16, 16), coder=fvae.Strided(size=8, width=8, levels=2)).latent
+        (8,)
+    """
+
+    size: Count = 128
+    """dimensions of z"""
+    width: Count = 64
+    """channels of the first level, doubled at each of the next, or hidden units"""
+    levels: Count = 3
+    """times that height and width are halved (images only)"""
+    blocks: Natural = 1
+    """residual steps at each scale"""
+
+    def latent(self, shape: Shape) -> Shape:
+        check_sides(shape, 2 ** min(self.levels, 20), "coder.levels")
+        return (self.size,)
+
+    def encoder(self, shape: Shape, outputs: int) -> nn.Module:
+        return by_shape.strided_encoder(shape, outputs * self.size, self.width, self.levels, self.blocks)
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return by_shape.strided_decoder(shape, **dict(self))

@@ -1,0 +1,50 @@
+"""The decoder p(x|z) of a recipe, with its settings."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+from torch import nn
+
+from fvae.decoders import gaussian_decoder
+from fvae.errors import InputError
+from fvae.networks.by_shape import Shape
+from fvae.schema import NonNegative, Part, Positive
+
+
+class Decoder(Part):
+    """The decoder p(x|z)."""
+
+    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> nn.Module:
+        """The decoder of data of ``shape``, in bins of so many bits where they are images, from G."""
+        raise NotImplementedError
+
+
+class GaussianDecoder(Decoder, kind="gaussian"):
+    """N(G(z), sigma_2^2), of images on [-1, 1], of standardized columns.
+
+    Example:
+        >>> fvae.recipes.vae((4,), decoder=fvae.GaussianDecoder(sigma=1.0, std="optimal")).elbo(torch.randn(3, 4)).shape
+        torch.Size([3])
+    """
+
+    sigma: Positive = 0.3
+    """sigma_2 at the start, on [-1, 1] images or standardized columns"""
+    std: Literal["scalar", "channel", "optimal", "fixed"] = "scalar"
+    """one by gradient, one a channel by gradient, the optimum in closed form, or fixed"""
+    likelihood: Literal["discretized", "density"] = "discretized"
+    """of 8-bit values: the probability of a bin, or a density averaged over dequantization (images only)"""
+    least: NonNegative = 0.0
+    """the least that sigma can become"""
+    lr_scale: Positive = 30.0
+    """learning rate of sigma, in units of the networks'"""
+
+    @model_validator(mode="after")
+    def consistent(self) -> Any:
+        if self.least >= self.sigma:
+            raise ValueError(f"least: expected less than sigma, {self.sigma:g}, found {self.least:g}")
+        return self
+
+    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> nn.Module:
+        if bits and self.std == "optimal" and self.likelihood == "discretized":
+            raise InputError("expected density where std is optimal, found discretized", "decoder.likelihood")
+        return gaussian_decoder(generator, shape, bits, **dict(self))

@@ -1,0 +1,120 @@
+"""The files of a training in a run folder: metrics.csv, checkpoints/last.ckpt, and what may be begun or resumed."""
+
+import csv
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fvae.data import Samples
+from fvae.errors import InputError
+from fvae.files import replacing, write_csv
+from fvae.model import LatentModel
+from fvae.runs.config import check_same, run_config
+from fvae.runs.model import check_fit
+
+CHECKPOINT = "checkpoints/last.ckpt"
+RUN_FILES = ("config.yaml", "config.json", "model.safetensors", CHECKPOINT)  # any of them makes a folder a run
+BOUNDS = {"held-out": "", "rate": "rate_", "distortion": "distortion_"}  # of each evaluation, on held-out data
+
+
+def check_run(run: Path, resume: bool, content: dict[str, Any]) -> None:
+    """Refuse a folder in which a run can't be begun, or resumed.
+
+    ``content`` is what its ``config.yaml`` has to say. Raises ``InputError``.
+    """
+    found = [name for name in RUN_FILES if (run / name).exists()]
+    if not found:
+        return
+    if not resume:
+        raise InputError(f"{run} holds a run already: continue it with resume, or use another folder", "run")
+    if "config.yaml" not in found:
+        raise InputError(f"{run} has {found[0]} but no config.yaml to resume from; use another folder", "resume")
+    trained = (run / "metrics.csv").exists() and len(read_metrics(run)) > 1
+    if CHECKPOINT not in found and trained:
+        raise InputError(f"{run} is trained but has no {CHECKPOINT} to resume from; use another folder", "resume")
+    check_same(run, content)
+
+
+# Checkpoints
+
+
+def data_digest(data: Samples) -> str:
+    """A short text that is the same for the same values and labels only."""
+    found = hashlib.blake2b(np.ascontiguousarray(data.values).data, digest_size=16)
+    if data.labels is not None:
+        found.update(np.ascontiguousarray(data.labels).data)
+    return found.hexdigest()
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint of a training's state, whole or not at all; raises ``MachineError``."""
+    with replacing(run / CHECKPOINT) as part, open(part, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of torch's archive writer, which hides that the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def read_checkpoint(run: Path, model: LatentModel, digest: str, device: torch.device) -> dict[str, Any] | None:
+    """The state of a run's checkpoint, None where there is none.
+
+    Reads tensors and plain values only, which can't run code. Raises ``InputError`` for a checkpoint that is damaged,
+    of another model or of other data.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location=device, weights_only=True)
+        weights, known = state["model"], state["digest"]
+        int(state["step"])
+    except Exception:  # a file can be broken in any way
+        text = "damaged, or not a checkpoint of fvae; the run can be used, but not resumed"
+        raise InputError(f"{path}: {text}") from None
+    check_fit(path, weights, model.state_dict(), "the run's config.yaml")
+    if known != digest:
+        raise InputError(f"{path} was trained on other data than these; use another folder", "resume")
+    return state
+
+
+# Metrics
+
+
+def write_metrics(run: Path, rows: list[dict[str, float]]) -> None:
+    """Write ``metrics.csv``, a row an evaluation."""
+    write_csv(run / "metrics.csv", list(rows[0]), [list(row.values()) for row in rows])
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``metrics.csv``; raises ``InputError``."""
+    path = run / "metrics.csv"
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder")
+    if not path.is_file():
+        raise InputError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
+    try:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
+        if {"step", "seconds"} < rows[0].keys() and unit_key(rows):
+            return rows
+    except (ValueError, TypeError, IndexError):
+        pass
+    names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS.values())
+    raise InputError(f"{path}: expected numbers under step, seconds, {names} (or nats), as fvae writes it")
+
+
+def unit_key(rows: list[dict[str, float]]) -> str:
+    """The unit of the bounds of metrics, bits_per_dim or nats; "" where there are none."""
+    keys = ("bits_per_dim", "nats")
+    return next((key for key in keys if all(f"test_{part}{key}" in rows[0] for part in BOUNDS.values())), "")
+
+
+def data_name(run: Path) -> str:
+    """The last part of the name of a run's data, "" where it is not known."""
+    source = run_config(run).get("data", {}).get("source")
+    return Path(str(source or "")).name

@@ -1,0 +1,94 @@
+"""Typed settings: the schema that Python, YAML files and flags are checked with, and what it says of mistakes."""
+
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_serializer, model_validator
+
+from fvae.errors import InputError, did_you_mean
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Settings(BaseModel):
+    """A table of settings; the texts under its fields are the help of their flags."""
+
+    model_config = CONFIG | ConfigDict(use_attribute_docstrings=True)
+
+
+class Part(Settings):
+    """An argument of a recipe that is a choice with settings of its own, as the flow F or the decoder.
+
+    To add a choice, subclass the part (``FlowPart``, ``Coder``, ...), as ``class Spline(FlowPart, kind="spline")``, and
+    define what the part asks for. It is then known to Python, YAML (``flow: {kind: spline, depth: 8}``, or ``flow:
+    spline``) and the command line.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kind = kind
+
+    @classmethod
+    def choices(cls) -> dict[str, type["Part"]]:
+        """The choices of a part, by kind."""
+        found = {cls.kind: cls} if cls.kind else {}
+        for below in cls.__subclasses__():
+            found |= below.choices()
+        return found
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def choose(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        value = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(value, dict) or ("kind" not in value and cls.kind):
+            return handler(value)
+        known, kind = cls.choices(), value.get("kind")
+        if kind not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, found {kind}")
+        settings = {k: v for k, v in value.items() if k != "kind"}
+        if known[kind] is cls:
+            return handler(settings)
+        return known[kind].model_validate(settings, strict=False if info.context else None, context=info.context)
+
+    def completed(self, value: Any) -> Any:
+        """Settings of a part of this kind, as some of them change these; those of another kind as they are."""
+        value = {"kind": value} if isinstance(value, str) else value
+        same = isinstance(value, dict) and value.get("kind", self.kind) == self.kind
+        return self.model_dump() | value if same else value
+
+    @model_serializer(mode="wrap")
+    def with_kind(self, handler: Any) -> dict[str, Any]:
+        return {"kind": self.kind, **{name: getattr(self, name) for name in type(self).model_fields}}
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def checked(schema: type[Schema], values: dict[str, Any], lax: bool = False) -> Schema:
+    """The values as the schema has them; with ``lax`` numbers may be text, as those of flags are.
+
+    Raises ``InputError`` with the first value that the schema refuses, by its name.
+    """
+    try:
+        return schema.model_validate(values, strict=False if lax else None, context={"lax": True} if lax else None)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place, text = list(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    head, _, rest = text.partition(": ")
+    if first["type"] == "value_error" and head.isidentifier():  # of a check of several settings: it names one
+        place, text = [*place, head], rest
+    if first["type"] == "extra_forbidden":
+        known = list(schema.model_fields) if len(place) == 1 else []
+        near = did_you_mean(place[0], known).strip()
+        text = "no such setting" + (f"; {near}" if near else f"; the settings are {', '.join(known)}" if known else "")
+    elif "found" not in text:
+        found = first["input"]
+        text += f", found {found:.60}" if lax and found and isinstance(found, str) else f", found {found!r:.60}"
+    raise InputError(text[:1].lower() + text[1:], ".".join(place))

@@ -1,0 +1,211 @@
+"""``fit``: train a model on data, in memory or into a run folder."""
+
+import copy
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fvae.conditioners import BatchNorm
+from fvae.data import Samples, from_memory, hold_out, read_data
+from fvae.errors import InputError
+from fvae.flows.fused import set_reversible
+from fvae.metrics import batches, check_labels, has_gaussian_posterior
+from fvae.model import LatentModel
+from fvae.runs import save
+from fvae.runs.config import description, write_config
+from fvae.runs.folder import check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
+from fvae.runs.model import check_savable
+from fvae.schema import checked
+from fvae.settings import DataSettings, TrainSettings
+from fvae.statistics import initialize
+from fvae.training.loader import Sampler, mixed_seed
+from fvae.training.progress import ProgressBar
+from fvae.training.tensorboard import TensorBoard
+from fvae.training.trainer import Callback, Row, Trainer, make_fabric
+
+
+def fit(
+    model: LatentModel,
+    data: Any,
+    test: Any = None,
+    *,
+    labels: Any = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    source: DataSettings | None = None,
+    settings: TrainSettings | None = None,
+    **changes: Any,
+) -> list[Row]:
+    """Train a model; returns a row of figures for each evaluation on held-out data, as ``metrics.csv`` has them.
+
+    Afterwards the model is in evaluation mode and has the averaged weights, those of the last evaluation.
+
+    ``data`` is an array or a tensor (N, *shape), a DataFrame, a ``torch.utils.data.Dataset``, a path (see
+    ``fvae.read_data``) or ``Samples``; images are 8-bit values 0 .. 255. ``labels`` (N,) are those of an array, for
+    models conditioned on them. ``test`` are held-out data, or a pair of data and labels; without them the test split of
+    a path, or else 5 % of the data, is held out.
+    ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
+    ...
+
+    With a folder ``run``, its config.yaml, metrics.csv, previews, model and checkpoint are written at each evaluation,
+    and with ``resume`` a run that is there continues from its checkpoint; without one nothing is written. ``source``
+    says where the data of a run come from. With ``progress`` a bar is shown in a terminal or a notebook.
+
+    Raises ``ValueError`` for settings and data that don't fit the model, and for ``run`` if it can't be begun or
+    resumed; ``OSError`` where a file can't be written.
+
+    Example:
+        >>> import fvae, torch
+        >>> model = fvae.recipes.realnvp(shape=(2,), flow=fvae.RealNVP(depth=1, width=8))
+        >>> rows = fvae.fit(model, torch.randn(500, 2), steps=20, progress=False)
+        >>> int(rows[-1]["step"])
+        20
+    """
+    settings = checked(TrainSettings, (settings or TrainSettings()).model_dump() | changes)
+    train, test = as_samples(model, data, test, labels)
+    check_training(model, train, settings)
+    fabric = make_fabric(settings)
+    run = None if run is None else Path(run)
+    content: dict[str, Any] = {}
+    if run:
+        check_savable(model)
+        content = description(model, source or DataSettings(), settings)
+        if fabric.is_global_zero:
+            check_run(run, resume, content)
+    fabric.launch()
+    if not model.classes:
+        train, test = replace(train, labels=None), replace(test, labels=None)
+    model.modality = train.modality.merge_into(model.modality, train.modality.classes if model.classes else ())
+    digest = data_digest(train)
+    model.to(fabric.device)
+    state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
+    if state is None:
+        begin(model, train, settings)
+    set_reversible(model, settings.reversible)
+    trainer = Trainer(fabric, model, train, test, settings)
+    if state is not None:
+        trainer.load_state(state)
+    if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
+        train.modality.save(run)
+        write_config(run, content)
+    ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
+    ours += [RunWriter(run, digest)] if run else []
+    ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
+    ours += [ProgressBar(settings.max_steps, settings.minutes)] if progress else []
+    with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
+        trainer.train([*ours, *callbacks])
+    model.load_state_dict(trainer.average.state_dict())
+    model.eval()
+    return trainer.rows
+
+
+def as_samples(model: LatentModel, data: Any, test: Any, labels: Any) -> tuple[Samples, Samples]:
+    """Training and held-out data as a model takes them; raises ``InputError`` for those that it doesn't."""
+    if isinstance(data, str | Path):
+        train, held_out = read_data(data, like=model.modality)
+    else:
+        train = held_out = from_memory(data, labels, model.modality)
+    if test is not None:
+        values, numbers = test if isinstance(test, tuple) else (test, None)
+        held_out = from_memory(values, numbers, model.modality)
+    elif held_out is train:
+        train, held_out = hold_out(train, DataSettings().held_out)
+    held_out = held_out.numbered_as(train.modality.classes, "test")
+    for samples, name in ((train, "data"), (held_out, "test")):
+        check_labels(model, samples, name)
+    if train.labels is not None and len(known := np.unique(train.labels)) < model.classes:
+        text = f"expected training samples of each label from 0 to {model.classes - 1}, found {len(known)} labels"
+        raise InputError(text, "data")
+    return train, held_out
+
+
+def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
+    """Refuse settings that a model or its data can't be trained with; raises ``InputError``."""
+    each = settings.batch_size // (settings.devices * settings.nodes * settings.accumulate)
+    normalizes = any(isinstance(m, BatchNorm) for m in model.modules())
+    if normalizes and each < 2:
+        text = "this model normalizes over a batch; expected 2 samples or more in each of its parts"
+        raise InputError(f"{settings.batch_size}: {text}, found {each}", "batch_size")
+    if normalizes and len(data) < 2:
+        raise InputError("this model normalizes over a batch; expected 2 training samples or more, found 1", "data")
+    if settings.aggressive and not has_gaussian_posterior(model, data):
+        needs = "expected a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
+        raise InputError(f"{needs}, found another", "aggressive")
+    if settings.free_nats_per_dim and not closed_form(model, data):
+        needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
+        raise InputError(f"{needs}, found others", "free_nats_per_dim")
+    for name in ("free_nats", "free_nats_per_dim", "beta", "anneal"):
+        if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
+            raise InputError("expected a model with a latent, whose rate it weighs; found one without", name)
+    if settings.compile and data.modality.dims is None:
+        raise InputError("expected samples of one shape; sentences have many lengths", "compile")
+
+
+def closed_form(model: LatentModel, data: Samples) -> bool:
+    """Whether the rate is known in closed form: of a Gaussian posterior and prior."""
+    x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
+    with torch.no_grad():
+        return copy.deepcopy(model).eval()(x, y).kl is not None
+
+
+def begin(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
+    """Initialize a model from its first data, whose choice and noise depend on the seed only."""
+    n = min(len(data), data.modality.init_samples)
+    first = Sampler(len(data), n, mixed_seed(settings.seed, 1)).step(0)
+    x, y = next(batches(model, data.take(first), n))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed_seed(settings.seed, 2))
+        initialize(model, x, y)
+
+
+@torch.no_grad()
+def largest_deviation(model: LatentModel, data: Samples) -> float:
+    """The data's largest principal deviation, on the networks' scale, from 500 samples at most."""
+    x, _ = next(batches(model, data.spread(500), 500))
+    scaled = model.modality.scaled(model.preprocess(x)[0])
+    if scaled is None:
+        return math.inf
+    x = scaled.flatten(1).double()
+    x = x - x.mean(0)
+    return float(torch.linalg.eigvalsh(x @ x.T / len(x))[-1].clamp(min=0).sqrt())
+
+
+class CollapseWarning(Callback):
+    """Warns once when sigma_2 is above the data's ``largest`` deviation.
+
+    A linear VAE's best codes then say nothing: its posterior collapses (Lucas et al., 2019).
+    """
+
+    def __init__(self, largest: float):
+        self.largest = largest
+
+    def on_evaluation(self, trainer: Trainer, row: Row) -> None:
+        if row.get("sigma_2", 0.0) > self.largest:
+            warnings.warn(
+                f"sigma_2 {row['sigma_2']:.3g} is above {self.largest:.3g}, the data's largest deviation in any "
+                "direction: the best codes then say nothing; begin with a smaller decoder.sigma",
+                stacklevel=2,
+            )
+            self.largest = math.inf
+
+
+class RunWriter(Callback):
+    """Keeps a training in a run folder: figures, preview, the weights to use and, last of all, the checkpoint."""
+
+    def __init__(self, run: Path, digest: str):
+        self.run, self.digest = run, digest
+
+    def on_evaluation(self, trainer: Trainer, row: Row) -> None:
+        write_metrics(self.run, trainer.rows)
+        model = trainer.average
+        model.modality.preview(model, trainer.test, self.run / "samples" / f"step_{trainer.step:07d}")
+        save(model, self.run)
+        save_checkpoint(self.run, trainer.state() | {"digest": self.digest})

@@ -1,0 +1,246 @@
+"""The training loop, on Lightning Fabric's devices, precisions and strategies.
+
+The weights after so many steps are a function of the settings and the data. The samples of step t and the noise u of
+step t depend on (seed, t) only, and are drawn for the whole batch of all devices, each of which takes its share. A
+training that was killed therefore resumes from its last checkpoint to the same weights as one that was not, bit for
+bit, with no generator's state to be saved; and two processes agree with one, but for dropout, which each draws for
+itself.
+"""
+
+import copy
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from fvae.data import Samples
+from fvae.errors import InputError
+from fvae.metrics import batches, bounds, latent_information, summary
+from fvae.model import LatentModel, Terms
+from fvae.settings import TrainSettings
+from fvae.statistics import fit_statistics
+from fvae.training.aggressive import AggressiveSchedule
+from fvae.training.loader import Batch, Loader, Sampler, mixed_seed
+from fvae.training.optimization import average_decay, parameter_groups, rate_weight, warmup
+
+STATISTICS = 2000  # samples that evaluation's statistics are taken from
+PATIENCE = 50  # non-finite steps in a row before training stops
+Row = dict[str, float]
+
+
+class Callback:
+    """What happens beside training, in the first process."""
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Before the first step."""
+
+    def on_step(self, trainer: "Trainer") -> None:
+        """After each step."""
+
+    def on_evaluation(self, trainer: "Trainer", row: Row) -> None:
+        """After each evaluation; ``row`` holds its figures."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """After the last step, or an error."""
+
+
+class Trainer:
+    """A model in training, with the average of its weights; the loss is the bound in the data's unit.
+
+    Nothing in a step waits for the device: norms, losses and counts stay there until an evaluation. What is reported
+    of the loss is the bound, whatever the rate weighs in training.
+    """
+
+    def __init__(self, fabric: Fabric, model: LatentModel, data: Samples, test: Samples, settings: TrainSettings):
+        self.fabric, self.model, self.data, self.test, self.settings = fabric, model, data, test, settings
+        self.module = fabric.setup_module(compiled(model) if settings.compile else model)
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, settings.lr, settings.weight_decay), fused=True)
+        self.schedule = AggressiveSchedule(model, settings.aggressive)
+        self.unit = model.modality.unit
+        self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
+        self.losses: list[torch.Tensor] = []
+        self.norm, self.skipped, self.skipped_in_a_row = torch.zeros(3, device=fabric.device)
+
+    def train(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Train to the end of the budget; evaluate every ``eval_interval`` steps and at the end."""
+        s, fabric = self.settings, self.fabric
+        callbacks = callbacks if fabric.is_global_zero else ()
+        sampler = Sampler(len(self.data), s.batch_size, s.seed, fabric.global_rank, fabric.world_size)
+        loader = Loader(self.data, self.model.modality, sampler, s.accumulate, fabric.device.type == "cuda")
+        self.began = time.monotonic() - self.seconds
+        self.model.train()
+        for callback in callbacks:
+            callback.on_start(self)
+        try:
+            for parts in loader.since(self.step) if not self.finished() else ():
+                self.training_step([fabric.to_device(part) for part in parts])
+                for callback in callbacks:
+                    callback.on_step(self)
+                ended = self.finished()
+                if self.step % s.eval_interval == 0 or ended:
+                    self.evaluate(callbacks)
+                if ended:
+                    break
+        finally:
+            for callback in callbacks:
+                callback.on_end(self)
+
+    def finished(self) -> bool:
+        """Whether the budget of steps or minutes is used up: the same in every process."""
+        self.seconds = time.monotonic() - self.began
+        over = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
+        if self.settings.minutes is not None and self.fabric.world_size > 1:
+            over = self.fabric.broadcast(over)
+        return over or (self.settings.max_steps is not None and self.step >= self.settings.max_steps)
+
+    def training_step(self, parts: Sequence[Batch]) -> None:
+        """One optimizer step on a batch, whose gradient is accumulated over its parts."""
+        s, fabric = self.settings, self.fabric
+        generator = torch.Generator(fabric.device).manual_seed(mixed_seed(s.seed, self.step))
+        u = self.model.noise(s.batch_size, generator)[fabric.global_rank :: fabric.world_size]
+        torch.manual_seed(mixed_seed(s.seed, self.step, fabric.global_rank + 1))  # of dropout
+        if s.aggressive:
+            self.schedule.select()
+        self.optimizer.zero_grad()
+        total, amount, found = 0.0, 0, []
+        for k, ((x, y), noise) in enumerate(zip(parts, u.chunk(len(parts)), strict=True)):
+            with fabric.no_backward_sync(self.module, enabled=k < len(parts) - 1):
+                with torch.autocast(fabric.device.type, torch.bfloat16, enabled=s.precision == "bf16-mixed"):
+                    terms = self.module(x, y, noise)
+                loss = self.unit.from_nats(self.loss(terms))
+                fabric.backward(loss / len(parts))
+            found.append(self.unit.from_nats(terms.loss().detach()))
+            if s.aggressive:
+                total += len(x) * float(loss.detach())
+                amount += self.model.modality.amount(x)
+        self.losses.append(torch.stack(found).mean())
+        self.update()
+        if s.aggressive:
+            self.schedule.after(total, amount)
+
+    def loss(self, terms: Terms) -> torch.Tensor:
+        """The objective, with this step's weight of the rate and with the free nats."""
+        s = self.settings
+        step = self.schedule.rounds if s.aggressive else self.step
+        return terms.loss(s.beta * rate_weight(s, step), s.free_nats, s.free_nats_per_dim)
+
+    def update(self) -> None:
+        """Clip the gradient and take a step, which is skipped where the gradient is not finite.
+
+        Both by what AdamW's fused step takes from gradient scalers: what to divide gradients by, and whether to update
+        at all.
+        """
+        optimizer: Any = self.optimizer
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.norm = nn.utils.get_total_norm(gradients)
+        bad = (~self.norm.isfinite()).float()
+        optimizer.grad_scale = (self.norm / self.settings.clip).clamp(min=1).float()
+        optimizer.found_inf = bad
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr_scale"] * warmup(self.settings, self.step)
+        optimizer.step()
+        self.step += 1
+        self.losses[-1] = torch.where(bad > 0, math.nan, self.losses[-1])
+        self.skipped += bad
+        self.skipped_in_a_row.add_(1).mul_(bad)
+        if self.step % PATIENCE == 0 and self.skipped_in_a_row >= PATIENCE:
+            text = f"training stopped at step {self.step}: {PATIENCE} steps in a row had no finite gradient"
+            raise InputError(f"{text}; try less than {self.settings.lr:g}, or a longer warmup", "lr")
+        with torch.no_grad():
+            d = average_decay(self.settings.ema, self.step)
+            get_ema_multi_avg_fn(d)(list(self.average.parameters()), list(self.model.parameters()), None)
+
+    def evaluate(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Evaluate the averaged weights on held-out data; adds a row of figures to ``rows``."""
+        n = min(len(self.data), STATISTICS)
+        parts = math.ceil(n / 512)  # of equal size, so that each counts alike
+        fit_statistics(self.average, batches(self.average, self.data.spread(n - n % parts), n // parts))
+        loss = torch.stack(self.losses).nanmean() if self.losses else torch.tensor(math.nan)
+        loss = cast(torch.Tensor, self.fabric.all_reduce(loss.to(self.fabric.device), reduce_op="mean"))
+        self.losses.clear()
+        if self.fabric.is_global_zero:
+            self.rows.append(row := self.figures(float(loss)))
+            for callback in callbacks:
+                callback.on_evaluation(self, row)
+        self.fabric.barrier()
+
+    def figures(self, loss: float) -> Row:
+        """The figures of the averaged weights, with the average ``loss`` of training since the last evaluation."""
+        model, unit, interval = self.average.eval(), self.unit, self.settings.eval_interval
+        test = self.test.spread(self.settings.eval_samples)
+        found = summary(model, bounds(model, test), 1)
+        if self.schedule.due(interval) and self.step % interval == 0:
+            self.schedule.evaluated(latent_information(self.model.eval(), test).mutual_information)
+            self.model.train()
+        metrics: dict[str, Any] = {}
+        for module in model.modules():
+            metrics |= cast(Any, module).metrics() if hasattr(module, "metrics") else {}
+        return {
+            "step": self.step,
+            "seconds": round(time.monotonic() - self.began, 1),
+            f"train_{unit.key}": loss,
+            f"test_{unit.key}": found[unit.key],
+            f"test_rate_{unit.key}": unit.from_nats(found["rate"]),
+            f"test_distortion_{unit.key}": unit.from_nats(found["distortion"]),
+            "gradient_norm": float(self.norm),
+            "skipped_steps": int(self.skipped),
+            **{name: float(value) for name, value in metrics.items()},
+        }
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Any]:
+        """All that training needs to resume: tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state,
+            "step": self.step,
+            "seconds": time.monotonic() - self.began,
+            "skipped": [float(self.skipped), float(self.skipped_in_a_row)],
+            "rows": self.rows,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from a ``state``."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.state, self.step, self.seconds = state["schedule"], state["step"], state["seconds"]
+        self.skipped, self.skipped_in_a_row = torch.tensor(state["skipped"], device=self.fabric.device)
+        self.rows = state["rows"]
+
+
+def compiled(model: nn.Module) -> Any:
+    """The model as one graph; on a GPU replayed whole (CUDA graphs), so that no kernel waits for Python.
+
+    Raises ``InputError`` without a C++ compiler.
+    """
+    if not any(map(shutil.which, [os.environ.get("CXX", "c++"), "g++", "clang++"])):
+        raise InputError("expected a C++ compiler on this machine (g++ or clang++), found none", "compile")
+    mode = "reduce-overhead" if torch.cuda.is_available() else "default"
+    return torch.compile(model, fullgraph=True, dynamic=False, mode=mode)
+
+
+def make_fabric(settings: TrainSettings) -> Fabric:
+    """Fabric on the machine's devices; raises ``InputError`` for devices that it has not got.
+
+    Precision is not Fabric's to set: it would round the inputs to bfloat16, not only the networks' products.
+    """
+    asked = {name: getattr(settings, name) for name in ("accelerator", "devices", "nodes", "strategy")}
+    try:
+        return Fabric(**{"num_nodes" if name == "nodes" else name: value for name, value in asked.items()})
+    except (ValueError, RuntimeError, ImportError) as error:
+        changed = [name for name, value in asked.items() if value != getattr(TrainSettings(), name)] or ["accelerator"]
+        first, *others = [name for name in changed if f"{name}=" in str(error)] or changed
+        found = " with ".join([str(asked[first]), *(f"{name} {asked[name]}" for name in others)])
+        raise InputError(f"{found}: not possible on this machine: {error}", first) from None
