@@ -62,7 +62,7 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def inverse(self, z: Tensor, cond: Any = None) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no inverse, which sample and decode need")
 
     def inverse_and_log_det(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """x and log |det dx/dz|, here by one inverse and one forward."""

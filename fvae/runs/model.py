@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from fvae import __version__
+from fvae.data import Modality
 from fvae.errors import InputError
 from fvae.files import write_bytes, write_text
 from fvae.model import LatentModel
@@ -31,7 +32,8 @@ def save(model: LatentModel, folder: str | Path) -> None:
     """
     folder = Path(folder)
     check_savable(model)
-    config = {"format": FORMAT, "fvae": __version__, **model.config, **model.modality.config}
+    modality = {"modality": type(model.modality).__name__, **model.modality.config}
+    config = {"format": FORMAT, "fvae": __version__, **model.config, **modality}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
@@ -67,8 +69,21 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
-    model.modality = model.modality.load(config, folder)
+    model.modality = modality_of(config, model.modality).load(config, folder)
     return model.to(device).eval()
+
+
+def modality_of(config: dict[str, Any], modality: Modality) -> Modality:
+    """The kind of data that a model was trained on: its recipe's, or another one that it was given; by its name."""
+    known, name = subclasses(Modality), config.get("modality", type(modality).__name__)
+    if name not in known:
+        raise InputError(f"config.json: expected data of a known modality ({', '.join(known)}), found {name}")
+    return modality if known[name] is type(modality) else known[name](modality.shape)
+
+
+def subclasses(kind: type[Modality]) -> dict[str, type[Modality]]:
+    """A class and those derived from it, by name."""
+    return {kind.__name__: kind} | {name: c for below in kind.__subclasses__() for name, c in subclasses(below).items()}
 
 
 def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], origin: str) -> None:

@@ -206,6 +206,9 @@ class RunWriter(Callback):
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
         write_metrics(self.run, trainer.rows)
         model = trainer.average
-        model.modality.preview(model, trainer.test, self.run / "samples" / f"step_{trainer.step:07d}")
+        try:
+            model.modality.preview(model, trainer.test, self.run / "samples" / f"step_{trainer.step:07d}")
+        except NotImplementedError as error:  # of a flow without an inverse
+            warnings.warn(f"no preview of samples: {error}", stacklevel=2)
         save(model, self.run)
         save_checkpoint(self.run, trainer.state() | {"digest": self.digest})

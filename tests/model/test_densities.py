@@ -93,7 +93,7 @@ def test_densities_of_vectors_integrate_to_one(name, classes):
 @torch.no_grad()
 def test_the_bound_of_vectors_is_on_their_own_scale(name):
     """Data in other units, with Standardize fitted again, cost log |det| more nats; codes and reconstructions agree."""
-    model = perturb(RECIPES[name]((4,), **VECTORS[name]), 0.1)
+    model = perturb(RECIPES[name]((4,), **VECTORS.get(name, {})), 0.1)
     x, u, y = torch.randn(40, 4) @ torch.randn(4, 4), model.noise(40), torch.arange(40) % 2
     y = y if model.classes else None
     units, origin = torch.tensor([1e-3, 1.0, 7.0, 1e4]), torch.tensor([0.0, 5.0, -3.0, 1e4])

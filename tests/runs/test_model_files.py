@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import TEXT, cut, perturb
 
+from fvae.data import Modality
 from fvae.errors import InputError
 from fvae.model import LatentModel
 from fvae.recipes import RECIPES, f_vae, glow, vae
@@ -167,3 +168,21 @@ def test_damaged_or_hostile_checkpoint_is_refused_and_not_run(tmp_path, damage):
     with pytest.raises(InputError, match=r"last.ckpt: damaged, or not a checkpoint of fvae"):
         read(tmp_path, model)
     assert not payload.marker.exists()
+
+
+class Series(Modality):
+    """A modality that the library doesn't know."""
+
+    noun = "series"
+
+
+def test_the_modality_is_saved_by_its_name(tmp_path):
+    """A model that was given another modality than its recipe's has it again, as long as its class is there."""
+    model = vae((4,), coder={"size": 2, "width": 8})
+    model.modality = Series((4,), ("a", "b"))
+    save(model, tmp_path)
+    assert load(tmp_path).modality == Series((4,), ["a", "b"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "modality": "Movie"}))
+    with pytest.raises(InputError, match=r"config.json: expected data of a known modality \(.*\), found Movie"):
+        load(tmp_path)
