@@ -23,6 +23,12 @@ pytest_plugins = ["command_line"]  # fixtures of the command line: home, fvae
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests run first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Each test starts from the same random state, whichever ran before it."""
