@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what it is given back."""
+"""Setting the C library's allocator so that it keeps freed memory."""
 
 import ctypes
 import sys

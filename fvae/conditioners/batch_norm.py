@@ -54,7 +54,7 @@ def mean_over_processes(mean: Tensor) -> Tensor:
 
 
 class BatchNorm(nn.Module):
-    """(x - mean) / std over the batch, by dimension: batch normalization without centre and scale.
+    """(x - mean) / std over the batch, by dimension: batch normalization without center and scale.
 
     Shapes: (B, C, *) to itself. Nothing is added to the variance: a network that lowers the KL makes x as small as
     what is added, and the floors built on deviation 1 are gone. Where no floor is built on it, ``least`` keeps a
@@ -134,7 +134,7 @@ class TwoSidedBatchNorm(nn.Module):
     -1/2 log(1 - tau) nats a dimension, 0.347 at tau = 1/2. ``net(*cond) -> (B, 2d)``.
 
     Su batch-normalizes s too. What has mean 0 comes near it, where log s^2 has no bound, and the KL is at its floor
-    only once s is +1 or -1 for every x; s > 0, which is not centred, is there as soon as it is the same for all.
+    only once s is +1 or -1 for every x; s > 0, which is not centered, is there as soon as it is the same for all.
     """
 
     def __init__(self, net: nn.Module, d: int, tau: float, bound: float = 6.0):

@@ -1,4 +1,4 @@
-"""The decoder of sentences: a language model that is told z, and the ways to write with it."""
+"""The decoder of text: a language model conditioned on z, and how sentences are generated from it."""
 
 import math
 from typing import Any

@@ -16,7 +16,7 @@ class InvertibleConv(Flow):
     autocast: it is part of the flow's own path.
 
     A step that moves every entry by the learning rate moves W by up to C times that, and from about 100 channels on
-    training at the networks' rate explodes: the optimiser gives it ``lr_scale`` = min(1, 16 / C) times that rate.
+    training at the networks' rate explodes: the optimizer gives it ``lr_scale`` = min(1, 16 / C) times that rate.
     """
 
     order: Tensor

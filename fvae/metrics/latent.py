@@ -35,7 +35,7 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     - ``mutual_information``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most
       log N (Hoffman and Johnson, 2016). Takes N^2 steps;
     - ``active_units``: those of all ``units`` whose posterior mean has a variance over x above 0.01 (Burda et al.,
-      2016), as a batch-normalised one always has;
+      2016), as a batch-normalized one always has;
     - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
       what the decoder gains from using z.
     """

@@ -12,7 +12,7 @@ from fvae.cli import main, train
 from fvae.cli.dispatch import COMMANDS
 from fvae.data import Text, Tokenizer
 from fvae.errors import InputError
-from fvae.recipes import LSTM, TextEncoder, text_vae
+from fvae.recipes import LSTM, RECIPES, TextEncoder, text_vae
 
 README, TEXT = ((Path(__file__).parents[2] / name).read_text() for name in ("README.md", "docs/text.md"))
 LINES = [line.strip() for line in (README + TEXT).splitlines()]
@@ -64,6 +64,7 @@ def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     ), err
 
 
-def test_every_command_is_named():
+def test_every_command_and_recipe_is_named():
     named = {line.split()[1] for line in SHELL}
+    assert all(f"`{name}`" in README for name in RECIPES)
     assert COMMANDS.keys() - named <= {"convert", "decode", "demo"}  # in the text, and behind make demo

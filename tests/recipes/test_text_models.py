@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import perturb
-from torch import Tensor, nn
+from torch import Tensor
 
-from fvae.data.samples import Samples
 from fvae.decoders.language import choose
 from fvae.model import LatentModel, Terms
 from fvae.recipes import Glow, Noise, OneSided, TextEncoder, TwoSided, language_model, text_vae
@@ -313,22 +312,6 @@ def test_dropout_leaves_out_in_training_alone(decoder):
     h = model.decoder.net(x, u)
     assert (h == h[0, 0]).all() and not any(a[:, : ENCODER.embedding].any() for a in fed)
     assert len(fed) == (decoder == "lstm")
-
-
-class Told(nn.Module):
-    """mean(x) = the first token times ``apart``, std 1: a posterior whose information is known."""
-
-    def __init__(self, apart: float | list[float]):
-        super().__init__()
-        self.apart = nn.Parameter(torch.tensor(apart))
-
-    def forward(self, x):
-        mean = self.apart * x[:, :1].to(self.apart.dtype).expand(-1, 4)
-        return mean, torch.zeros(())
-
-
-def words(x: Tensor) -> Samples:
-    return Samples(x.int().numpy(), [""] * len(x))
 
 
 @decoders

@@ -18,7 +18,7 @@ BLOCK = 2**17  # values of a block of rows: two of them and what multiplies them
 
 
 def unfold(a: Tensor) -> Tensor:
-    """Each position's 3x3 neighbours, zero beyond the border: (B, H, W, C) -> (B, H, W, 9 C)."""
+    """Each position's 3x3 neighbors, zero beyond the border: (B, H, W, C) -> (B, H, W, 9 C)."""
     b, h, w, c = a.shape
     padded = F.pad(a, (0, 0, 1, 1, 1, 1)).contiguous()  # a's own order may not have been
     line = (w + 2) * c
@@ -27,7 +27,7 @@ def unfold(a: Tensor) -> Tensor:
 
 
 def fold(a: Tensor) -> Tensor:
-    """Each position's values for its 3x3 neighbours, added up where they belong: (B, H, W, 9 C) -> (B, H, W, C)."""
+    """Each position's values for its 3x3 neighbors, added up where they belong: (B, H, W, 9 C) -> (B, H, W, C)."""
     b, h, w, c = a.shape
     across = F.pad(a.view(b, h, w, 3, 3, c // 9), (0, 0, 0, 0, 0, 0, 1, 1))
     line = across[:, :, 2:, :, 0] + across[:, :, 1:-1, :, 1] + across[:, :, :-2, :, 2]
