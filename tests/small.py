@@ -3,11 +3,9 @@
 import math
 from collections.abc import Callable
 
-import pytest
 import torch
 from conftest import perturb
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fvae.flows import (
     ActNorm,
@@ -151,15 +149,6 @@ def vector_flow(d: int) -> Flow:
 def bins(n: int, shape: tuple[int, ...], bits: int = 8) -> Tensor:
     """Data in 2^bits bins, of torch's default type."""
     return torch.randint(2**bits, (n, *shape)).to(torch.get_default_dtype())
-
-
-def elsewhere(name: str, x: Tensor, patch: pytest.MonkeyPatch) -> Tensor:
-    """x where the library's convolutions are the fastest: on a GPU, or while a graph is compiled."""
-    if name == "compiling":
-        patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        return x
-    with FakeTensorMode():
-        return torch.empty(x.shape, device="cuda")
 
 
 def each(terms: Terms) -> Tensor:

@@ -3,44 +3,20 @@
 import math
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """x with its channels innermost in memory on a CPU; elsewhere, and in a graph, the library chooses the layout."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return x
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+def conv(c_in: int, c_out: int, size: int, bias: bool = True) -> nn.Conv2d:
+    """A convolution of odd size, stride 1, same size out as in: (B, c_in, H, W) -> (B, c_out, H, W)."""
+    return nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=bias)
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution as a matrix product: (B, c_in, H, W) -> (B, c_out, H, W)."""
-    near = x.permute(0, 2, 3, 1)
-    z = F.linear(near.flatten(0, 2), weight[:, :, 0, 0], bias)
-    return z.unflatten(0, near.shape[:3]).permute(0, 3, 1, 2)
-
-
-class Conv2d(nn.Conv2d):
-    """A 1x1 or 3x3 convolution, stride 1, same size out as in, in channels-last on a CPU.
-
-    (B, c_in, H, W) -> (B, c_out, H, W).
-    """
-
-    def __init__(self, c_in: int, c_out: int, size: int, bias: bool = True):
-        super().__init__(c_in, c_out, size, padding=size // 2, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return pointwise(x, self.weight, self.bias) if self.kernel_size == (1, 1) else super().forward(channels_last(x))
-
-
-def zero_conv(c_in: int, c_out: int, size: int) -> Conv2d:
+def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
     """A convolution that starts at zero, so that what it feeds starts as the identity."""
-    conv = Conv2d(c_in, c_out, size)
-    for p in conv.parameters():
+    layer = conv(c_in, c_out, size)
+    for p in layer.parameters():
         nn.init.zeros_(p)
-    return conv
+    return layer
 
 
 class Residual(nn.Module):
@@ -52,7 +28,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.body = nn.Sequential(
-            Conv2d(channels, hidden, 3, bias=False),
+            conv(channels, hidden, 3, bias=False),
             nn.GroupNorm(math.gcd(8, hidden), hidden),
             nn.ReLU(),
             zero_conv(hidden, channels, 1),
@@ -73,7 +49,7 @@ class ConvNeXt(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
             nn.GroupNorm(1, channels),
-            Conv2d(channels, hidden, 1),
+            conv(channels, hidden, 1),
             nn.GELU(),
             zero_conv(hidden, channels, 1),
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from conftest import perturb
 from plain import plain
@@ -15,12 +14,7 @@ from fvae.model import LatentModel
 from fvae.recipes import RECIPES, Glow, Squeezing
 from fvae.transforms import Affine, Transform
 
-SMALL = {  # of one channel, affine couplings are by hand in the first level, and layer by layer in the second
-    "glow": {},
-    "f_vae": {"coder": Squeezing(hidden=8)},
-}
-BY_HAND, BY_LAYER = 8, 2  # times that a network is wider than what leaves it, to run so on few values
-every_way = pytest.mark.parametrize("times", [BY_HAND, BY_LAYER], ids=["by hand", "layer by layer"])
+SMALL = {"glow": {}, "f_vae": {"coder": Squeezing(hidden=8)}}
 
 Run = Callable[[], dict[str, Tensor]]
 
@@ -30,13 +24,12 @@ def together(
     shape: tuple[int, ...],
     conditioner: Callable[[int, int], nn.Module] | None = None,
     mixing: Callable[[int], nn.Module] = InvertibleConv,
-    times: int = BY_HAND,
     transform: Transform | None = None,
 ) -> FusedSteps:
-    """k perturbed steps; ``conditioner(keep, moved)`` is a coupling's, by default affine of nets ``times`` as wide."""
+    """k perturbed steps; ``conditioner(keep, moved)`` is a coupling's."""
     c = shape[0]
     keep, moved = c // 2, c - c // 2
-    make = conditioner or (lambda keep, moved: CouplingNet(keep, 2 * moved, times * 2 * moved))
+    make = conditioner or (lambda keep, moved: CouplingNet(keep, 2 * moved, 16))
     transform = transform or Affine(bound=3.0)
     steps = ((ActNorm(shape), mixing(c), Coupling(make(keep, moved), keep, transform)) for _ in range(k))
     return perturb(FusedSteps(*(f for step in steps for f in step)))

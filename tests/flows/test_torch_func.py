@@ -7,16 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from conftest import spied
 from plain import plain
-from small import Net
 from stepping import SMALL, density, difference, gradients, made, together
 from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
-from fvae.flows.fused import FusedSteps, network, one_by_one, set_reversible
+from fvae.flows.fused import FusedSteps, one_by_one, set_reversible
 
-every_network = pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "by autograd"])
 kept_or_recomputed = pytest.mark.parametrize("reversible", [False, True], ids=["kept", "recomputed"])
 with_gradients_or_without = pytest.mark.parametrize("grad", [True, False], ids=["with gradients", "without"])
 
@@ -25,7 +22,7 @@ with_gradients_or_without = pytest.mark.parametrize("grad", [True, False], ids=[
 @with_gradients_or_without
 def test_forward_mode_derivatives_in_parameters(grad, float64):
     """Tangents of parameters reach z, also without gradients, after a pass that kept its maps."""
-    flow, x = small(by_hand=False)
+    flow, x = small()
     at = {name: p.detach() for name, p in flow.named_parameters()}
     along = {name: torch.randn_like(p) for name, p in at.items()}
 
@@ -41,18 +38,15 @@ def test_forward_mode_derivatives_in_parameters(grad, float64):
     torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-5)
 
 
-def small(by_hand: bool) -> tuple[FusedSteps, Tensor]:
-    """Steps and an x, with networks that have their gradient by hand, or not."""
-    if by_hand:
-        return together(2, (4, 2, 2)), torch.randn(3, 4, 2, 2, requires_grad=True)
-    return together(2, (4,), lambda keep, moved: Net(keep, 2 * moved)), torch.randn(3, 4, requires_grad=True)
+def small() -> tuple[FusedSteps, Tensor]:
+    """Steps and an x."""
+    return together(2, (4, 2, 2)), torch.randn(3, 4, 2, 2, requires_grad=True)
 
 
 @kept_or_recomputed
-@every_network
-def test_second_derivatives_are_right_or_refused(by_hand, reversible, float64):
+def test_second_derivatives_are_right_or_refused(reversible, float64):
     """The gradient of a gradient is that of the plain implementation, or an error says that there is none."""
-    flow, x = small(by_hand)
+    flow, x = small()
 
     def run() -> dict[str, Tensor]:
         (gradient,) = torch.autograd.grad(density(flow, x), x, create_graph=True)
@@ -64,7 +58,7 @@ def test_second_derivatives_are_right_or_refused(by_hand, reversible, float64):
     with plain(flow):
         expected = run()
     set_reversible(flow, reversible)
-    if by_hand or reversible:
+    if reversible:
         with pytest.raises(RuntimeError, match="once_differentiable"):
             run()
     else:
@@ -73,10 +67,9 @@ def test_second_derivatives_are_right_or_refused(by_hand, reversible, float64):
 
 @with_gradients_or_without
 @kept_or_recomputed
-@every_network
-def test_transforms_are_right_or_refused(by_hand, reversible, grad, float64):
+def test_transforms_are_right_or_refused(reversible, grad, float64):
     """torch.func's map over weights and its Jacobian are right, or of recomputed steps an error; nothing is left."""
-    flow, x = small(by_hand)
+    flow, x = small()
     x = x.detach()
     weights = {name: torch.stack([p.detach(), 1.1 * p.detach()]) for name, p in flow.named_parameters()}
 
@@ -102,35 +95,30 @@ def test_transforms_are_right_or_refused(by_hand, reversible, grad, float64):
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # log_ndtr has no batching rule in torch 2.13
 @pytest.mark.parametrize("name", SMALL)
-def test_transforms_of_a_model(name, float64, monkeypatch):
-    """torch.func's Jacobians of a model, and its gradients by sample, are those of autograd with networks by hand."""
+def test_transforms_of_a_model(name, float64):
+    """torch.func's Jacobians of a model, and its gradients by sample, are those of autograd."""
     model, x, u = made(name, shape=(1, 8, 8), n=3, depth=1)
     e = torch.randn(1, math.prod(model.latent))
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    seen: list[str] = []
-    spied(monkeypatch, network, "three_products", seen)
 
     def loss(p: dict[str, Tensor], x: Tensor, u: Tensor) -> Tensor:
         return functional_call(model, p, (x[None],), {"u": u[None]}).loss()
 
     found = jacrev(model.encode)(x[:1]), jacrev(model.decode)(e)
     by_sample = vmap(torch.func.grad(loss), (None, 0, 0))(weights, x, u)
-    assert not seen
     jacobian = torch.autograd.functional.jacobian
     expected = jacobian(model.encode, x[:1]), jacobian(model.decode, e)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for i in range(len(x)):
         one = gradients(model, model(x[i : i + 1], u=u[i : i + 1]).loss())
         assert difference({name: a[i] for name, a in by_sample.items()}, one) < 1e-10
-    assert seen
 
 
 @pytest.mark.parametrize("which", ["mean", "log_std", "lu", "weight|bias", "weight_2|leave.weight"])
 @kept_or_recomputed
-@every_network
-def test_a_change_before_backward_is_no_surprise(by_hand, reversible, which, float64):
+def test_a_change_before_backward_is_no_surprise(reversible, which, float64):
     """Of parameters that changed since forward, either the gradient at the old values or an error."""
-    flow, x = small(by_hand)
+    flow, x = small()
     expected = gradients(flow, density(flow, x), (x,))
     set_reversible(flow, reversible)
     loss = density(flow, x)
@@ -201,7 +189,7 @@ def test_sampling_is_one_graph_for_every_batch(compiled, float64):
 @pytest.mark.filterwarnings("ignore")
 def test_recomputing_compiles_with_breaks():
     """torch.compile, allowed to break its graph, gives the gradients of activations kept."""
-    flow, x = small(by_hand=False)
+    flow, x = small()
     expected = gradients(flow, density(flow, x), (x,))
     set_reversible(flow)
     torch._dynamo.reset()
