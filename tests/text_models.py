@@ -30,10 +30,10 @@ TABLE: dict[str, dict[str, Any]] = {
 }
 
 
-def make_text_vae(amount: float = 0.0, **settings: Any) -> LatentModel:
+def make_text_vae(amount: float = 0.0, shape: tuple[int, int] = SHAPE, **settings: Any) -> LatentModel:
     """A small ``text_vae``, perturbed by an amount."""
     small = {"latent": 4, "encoder": {"embedding": 8, "hidden": 16}, "decoder": LSTM}
-    model = text_vae(SHAPE, **(small | settings))
+    model = text_vae(shape, **(small | settings))
     return perturb(model, amount) if amount else model
 
 

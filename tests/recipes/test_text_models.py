@@ -8,74 +8,40 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import perturb
+from small import each
+from text_models import FLOW, LSTM, SHAPE, TABLE, TRANSFORMER, make_text_vae, sentences
 from torch import Tensor
 
 from fvae.decoders.language import choose
 from fvae.model import LatentModel, Terms
-from fvae.recipes import Glow, Noise, OneSided, TextEncoder, TwoSided, language_model, text_vae
+from fvae.recipes import Noise, OneSided, TwoSided, language_model
 from fvae.statistics import fit_statistics, initialize
 from fvae.tokens import BOS, EOS, PAD, UNK
 from fvae.training.optimization import parameter_groups
 
-SHAPE = (9, 12)  # eight tokens and the end, of twelve
-ENCODER, FLOW, FIXED = TextEncoder(embedding=8, hidden=16), Glow(depth=2, width=8), Noise(sigma=0.5, std="fixed")
-DECODERS: dict[str, dict[str, Any]] = {
-    "lstm": {"kind": "lstm", "embedding": 8, "hidden": 16, "dropout": 0.0},
-    "transformer": {"kind": "transformer", "layers": 2, "heads": 2, "hidden": 16, "dropout": 0.0},
-}
-TABLE: dict[str, dict[str, Any]] = {
-    "gaussian": {"posterior": "gaussian"},
-    "fixed": {"posterior": FIXED},
-    "one-sided, classes": {"posterior": OneSided(gamma=0.6), "classes": 3},
-    "two-sided": {},
-    "two-sided, flow": {"flow": FLOW},
-    "two-sided, no skip": {"skip": False},
-    "gaussian, flow, classes": {"posterior": "gaussian", "flow": FLOW, "classes": 2},
-    "transformer": {"decoder": "transformer"},
-    "two-sided, adaptive": {"softmax": "adaptive"},
-    "transformer, adaptive": {"decoder": "transformer", "softmax": "adaptive"},
-    "transformer, gaussian, classes": {"decoder": "transformer", "posterior": "gaussian", "classes": 3},
-}
+DECODERS = {"lstm": LSTM, "transformer": TRANSFORMER}
 every = pytest.mark.parametrize("extra", TABLE.values(), ids=TABLE.keys())
 softmaxes = pytest.mark.parametrize("softmax", ["full", "adaptive"])
 decoders = pytest.mark.parametrize("decoder", ["lstm", "transformer"])
 
 
-def made(amount: float = 0.0, shape=SHAPE, decoder="lstm", posterior="two-sided", flow="none", classes=0, **language):
+def made(amount: float = 0.0, decoder: str = "lstm", shape=SHAPE, posterior: Any = "two-sided", **settings: Any):
     """A small text_vae, perturbed; further settings are the decoder's."""
-    parts = {"encoder": ENCODER, "posterior": posterior, "flow": flow, "decoder": DECODERS[decoder] | language}
-    model = text_vae(shape, latent=4, classes=classes, **parts)
-    return perturb(model, amount) if amount else model
-
-
-def sentences(n: int = 6, longest: int = SHAPE[0] - 1) -> Tensor:
-    """Each begins anywhere and counts on, of any length, the first empty: (n, T)."""
-    words = SHAPE[1] - UNK
-    lengths = torch.randint(1, longest + 1, (n,))
-    lengths[0] = 0
-    x = (torch.randint(words, (n, 1)) + torch.arange(longest + 1)) % words + UNK
-    places = torch.arange(longest + 1)
-    x = torch.where(places < lengths[:, None], x, PAD)
-    return x.scatter(1, lengths[:, None], EOS)
-
-
-def each(terms: Terms) -> Tensor:
-    """The loss of each sample, (B,)."""
-    return terms.distortion + terms.rate
+    return make_text_vae(amount, shape, posterior=posterior, decoder=DECODERS[decoder] | settings)
 
 
 @every
 def test_forty_steps_lower_the_loss(extra):
     """By a fifth at least, in training and, with the batch's statistics, in evaluation."""
-    model = made(**extra)
+    model = make_text_vae(**extra)
     x, y = sentences(32), model.draw_labels(32)
     initialize(model, x, y)
     before = model(x, y).loss().item()
-    optimiser = torch.optim.Adam(parameter_groups(model, 1e-2, 0.0))
+    optimizer = torch.optim.Adam(parameter_groups(model, 1e-2, 0.0))
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(x, y).loss().backward()
-        optimiser.step()
+        optimizer.step()
     fit_statistics(model, [(x, y)])
     for train in (True, False):
         assert model.train(train)(x, y).loss().item() < 0.8 * before
@@ -85,7 +51,7 @@ def test_forty_steps_lower_the_loss(extra):
 @pytest.mark.parametrize("classes", [0, 3])
 def test_a_flow_as_the_prior_leaves_normalized_means_alone(posterior, classes):
     """The flow's own means, and those of its classes, are in its codes: the posterior knows nothing of them."""
-    model, x = made(0.3, posterior=posterior, flow=FLOW, classes=classes), sentences(32)
+    model, x = make_text_vae(0.3, posterior=posterior, flow=FLOW, classes=classes), sentences(32)
     y = model.draw_labels(32)
     before = model.posterior.conditioner(model.condition(x, y))
     perturb(model.prior, 1.0)
@@ -95,7 +61,7 @@ def test_a_flow_as_the_prior_leaves_normalized_means_alone(posterior, classes):
 
 @every
 def test_every_parameter_has_a_gradient(extra):
-    model = made(0.1, **extra)
+    model = make_text_vae(0.1, **extra)
     x = sentences(8)
     model(x, model.draw_labels(8)).loss().backward()
     for name, p in model.named_parameters():
@@ -105,7 +71,7 @@ def test_every_parameter_has_a_gradient(extra):
 @every
 def test_the_bound_is_the_mean_of_its_samples(extra, float64):
     """A rate in closed form is the mean of the sampled ones, and its parts by dimension add up to it."""
-    model = made(0.1, **extra).eval()
+    model = make_text_vae(0.1, **extra).eval()
     x, y = sentences(3), model.draw_labels(3)
     terms = model(x, y, model.noise(3))
     assert (terms.kl is not None) == ("flow" not in extra)
@@ -117,9 +83,9 @@ def test_the_bound_is_the_mean_of_its_samples(extra, float64):
 
 
 @every
-def test_padding_and_neighbours_change_nothing(extra, float64):
+def test_terms_do_not_depend_on_padding_or_on_the_batch(extra, float64):
     """A sentence alone, among others, or with more padding has the same terms."""
-    model = made(0.1, **extra).eval()
+    model = make_text_vae(0.1, **extra).eval()
     x, y = sentences(5), model.draw_labels(5)
     u = model.noise(5)
     together = each(model(x, y, u))
@@ -168,7 +134,7 @@ def test_a_token_depends_on_those_before_it_alone(decoder, float64):
 @torch.no_grad()
 def test_sentences_and_those_that_go_on_have_probability_one(decoder, softmax, float64):
     """Of all sentences of up to three tokens, and all beginnings of three, over all tokens of a small vocabulary."""
-    model = made(0.3, (4, 6), decoder, softmax=softmax).eval()
+    model = made(0.3, decoder, (4, 6), softmax=softmax).eval()
     z = torch.randn(1, 4)
     total = 0.0
     for n in range(4):
@@ -201,7 +167,7 @@ def test_greedy_is_cold_narrow_and_a_beam_of_one(decoder):
 @torch.no_grad()
 def test_a_wide_beam_finds_the_most_probable_sentence(decoder, float64):
     """As wide as all there is, it finds the best of all sentences of up to two tokens, cut ones included."""
-    model = made(0.5, (3, 6), decoder).eval()
+    model = made(0.5, decoder, (3, 6)).eval()
     z = torch.randn(4, 4)
     found = model.decoder.beam(z, 64)
     for row, code in zip(found, z, strict=True):
@@ -268,13 +234,13 @@ def test_the_rate_has_its_floor(posterior, floor):
     for least, model in ((floor, made(posterior=posterior)), (0.0, made(posterior="gaussian"))):
         perturb(model.posterior, 0.3)
         x = sentences(64)
-        optimiser = torch.optim.Adam(model.parameters(), 3e-2)
+        optimizer = torch.optim.Adam(model.parameters(), 3e-2)
         rates = []
         for _ in range(160):
             rate = model(x).rate.mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             rate.backward()
-            optimiser.step()
+            optimizer.step()
             rates.append(rate.item())
         assert min(rates) >= least - 1e-4 and rates[-1] < least + 0.5
         assert least or rates[0] > 0.5
@@ -310,7 +276,7 @@ def test_dropout_leaves_out_in_training_alone(decoder):
     if decoder == "lstm":
         model.decoder.net.lstm.register_forward_pre_hook(lambda net, args: fed.append(args[0].data))
     h = model.decoder.net(x, u)
-    assert (h == h[0, 0]).all() and not any(a[:, : ENCODER.embedding].any() for a in fed)
+    assert (h == h[0, 0]).all() and not any(a[:, : LSTM["embedding"]].any() for a in fed)
     assert len(fed) == (decoder == "lstm")
 
 
@@ -325,7 +291,7 @@ def test_a_language_model_is_one_without_a_latent(decoder, float64):
     assert model.sample(3).shape[0] == 3
 
 
-def test_a_transformer_has_so_many_places():
+def test_a_transformer_refuses_sentences_longer_than_it_was_built_for():
     model = made(decoder="transformer")
     model(sentences(4))
     with pytest.raises(ValueError, match="expected sentences of at most 9 tokens, ends counted; found 12"):
