@@ -182,7 +182,8 @@ class Modality:
             raise InputError("expected a name to write to, found none", "out")
         suffixes = self.sheet_suffixes if sheet else self.suffixes
         if out.suffix.lower() not in suffixes:
-            raise InputError(f"{out}: expected a name that ends in {' or '.join(suffixes)}, for {self.noun}", "out")
+            names = ", ".join(suffixes[:3]) + (", ..." if len(suffixes) > 3 else "")
+            raise InputError(f"{out}: expected a name that ends in {names}, for {self.noun}", "out")
         need_file(out)
 
     def write(self, values: np.ndarray, out: Path | TextIO, labels: np.ndarray | None = None) -> None:

@@ -191,7 +191,7 @@ def test_image_files_by_name(tmp_path):
     ("name", "folder", "message"),
     [
         (None, True, "^out: expected a name to write to, found none$"),
-        ("a.doc", True, r"^out: .*a.doc: expected a name that ends in .npz or .png or .* for images$"),
+        ("a.doc", True, r"^out: .*a.doc: expected a name that ends in .npz, .png, .* for images$"),
         ("a", False, "^out: .*a: expected a name that ends in"),
         ("run", True, "^out: .*run: expected a folder for images, found a run$"),
         ("used", True, "^out: .*used: expected a new or empty folder, found one with files in it$"),
@@ -216,5 +216,5 @@ def test_what_is_written(tmp_path):
         assert np.array_equal(arrays["images"], images) and arrays["labels"].tolist() == list(range(12))
     np.testing.assert_array_equal(read(tmp_path / "folder").values, PICTURES.transpose(0, 3, 1, 2))
     for name in ("a.npz", "folder2"):
-        with pytest.raises(InputError, match=rf"^out: .*{name}: expected a name that ends in .png or .*, for images$"):
+        with pytest.raises(InputError, match=rf"^out: .*{name}: expected a name that ends in .png, .*, for images$"):
             modality.check_out(tmp_path / name, sheet=True)

@@ -279,7 +279,7 @@ def test_what_is_written_is_what_is_read(labels, tmp_path):
         assert rows.labels is None if labels is None else np.array_equal(rows.labels, labels)
     header = b"a,b b,c/c,label\n" if labels is not None else b"a,b b,c/c\n"
     assert (tmp_path / "a.csv").read_bytes().startswith(header)
-    with pytest.raises(InputError, match=r"^out: .*a.png: expected a name that ends in .csv or .npz, for rows$"):
+    with pytest.raises(InputError, match=r"^out: .*a.png: expected a name that ends in .csv, .npz, for rows$"):
         table.check_out(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"^expected data to look at, as images or sentences, found rows$"):
         table.check_out(tmp_path / "a.csv", sheet=True)
