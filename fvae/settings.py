@@ -86,8 +86,7 @@ class TrainSettings(Settings):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
     reversible: bool = False
-    """recompute the flows' activations in backpropagation: memory no longer grows with the depth, at about a third
-    more time"""
+    """recompute the flows' activations in backpropagation: a fraction of the memory, at about a third more time"""
     compile: bool = False
     """use torch.compile: needs a C++ compiler, and minutes before the first step"""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import re
-import statistics
 from collections.abc import Callable
 
 import pytest
@@ -16,9 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fvae.density import log_normal
 from fvae.flows.fused import CouplingNet, set_reversible
-from fvae.model import LatentModel
 from fvae.recipes import Glow, glow
-from fvae.statistics import initialize
 
 
 class Labelled(nn.Module):
@@ -132,56 +129,19 @@ def test_a_graph_is_used_twice_or_not_at_all(float64):
 # Precision and memory
 
 
-def smooth(n: int) -> Tensor:
-    """Smooth images in 256 bins."""
-    return (256 * nn.functional.interpolate(torch.rand(n, 1, 3, 3), (8, 8), mode="bicubic").clamp(0, 0.99)).floor()
-
-
-def trained(depth: int, steps: int = 10) -> tuple[LatentModel, Tensor, Tensor]:
-    """A glow after some steps of training, with images and noise."""
-    model = glow((1, 8, 8), flow=Glow(levels=2, depth=depth, width=16))
-    initialize(model, smooth(64))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(smooth(8)).loss().backward()
-        optimizer.step()
-    return model, smooth(8), model.noise(8)
-
-
-def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The relative difference, in norm, of all tensors together."""
-    a, b = (torch.cat([t[name].double().flatten() for name in expected]) for t in (found, expected))
-    return ((a - b).norm() / b.norm()).item()
-
-
-def test_recomputing_in_float32_at_32_steps():
-    """On a trained glow of 32 steps a level, float32 gradients are as near to float64's recomputed as they are kept."""
-    model, x, u = trained(32)
-    kept, recomputed = kept_and_recomputed(model, lambda: gradients(model, model(x, u=u).loss()))
-    model.double()
-    set_reversible(model, False)
-    exact = gradients(model, model(x.double(), u=u.double()).loss())
-    errors = [[((g[name] - a).norm() / a.norm()).item() for name, a in exact.items()] for g in (kept, recomputed)]
-    # the median, since a ReLU at 0 may fall to the other side in either and then its gradients are off by 1e-4 or so
-    assert statistics.median(b / a for a, b in zip(*errors, strict=True)) < 1.5
-    assert max(errors[1]) < 1e-2 and distance(recomputed, exact) < 1e-3
-
-
-def test_recomputing_under_autocast():
-    """In bfloat16 autocast the networks recompute in bfloat16: what that changes is below bfloat16's own rounding."""
-    model, x, u = trained(8)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_recomputing_gives_the_same_gradients_in_every_precision(precision):
+    """What is recomputed, also under autocast, is what was computed: of 32 steps a level, to the last bit but one."""
+    model = perturb(glow((1, 8, 8), flow=Glow(levels=2, depth=32, width=16)), 0.02)
+    x, u = torch.randint(256, (8, 1, 8, 8)), model.noise(8)
 
     def run() -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
             loss = model(x, u=u).loss()
         return gradients(model, loss)
 
     kept, recomputed = kept_and_recomputed(model, run)
-    set_reversible(model, False)
-    in_float32 = gradients(model, model(x, u=u).loss())
-    assert difference(recomputed, kept) < 0.02
-    assert distance(recomputed, kept) < 0.2 * distance(kept, in_float32) < 0.01
+    assert difference(recomputed, kept) < 1e-6
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
@@ -192,18 +152,19 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
-def test_recomputing_takes_memory_that_does_not_grow_with_depth():
-    """From 4 to 16 steps the peak of forward and backward grows by less than 5 %; with activations kept, threefold."""
+def test_recomputing_keeps_one_tensor_of_the_datas_size_for_each_step():
+    """From 4 to 16 steps the peak of forward and backward grows by 12 of them; with activations kept, threefold."""
     peaks: dict[tuple[int, bool], int] = {}
+    x = torch.randint(256, (8, 1, 32, 32)).float()
     for depth in (4, 16):
         model = glow((1, 32, 32), flow=Glow(levels=1, depth=depth, width=64))
-        x, u = torch.randint(256, (8, 1, 32, 32)).float(), model.noise(8)
+        u = model.noise(8)
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         for reversible in (False, True):
             set_reversible(model, reversible)
-            peak = peak_bytes(lambda model=model, x=x, u=u: model(x, u=u).loss().backward())
+            peak = peak_bytes(lambda model=model, u=u: model(x, u=u).loss().backward())
             peaks[depth, reversible] = peak
-    assert peaks[16, True] < 1.05 * peaks[4, True]
+    assert peaks[16, True] - peaks[4, True] < 1.5 * 12 * x.nbytes
     assert peaks[16, False] > 3 * peaks[4, False]
     assert peaks[4, True] < 0.5 * peaks[4, False]

@@ -44,8 +44,8 @@ def small() -> tuple[FusedSteps, Tensor]:
 
 
 @kept_or_recomputed
-def test_second_derivatives_are_right_or_refused(reversible, float64):
-    """The gradient of a gradient is that of the plain implementation, or an error says that there is none."""
+def test_second_derivatives_are_right(reversible, float64):
+    """The gradient of a gradient is that of the plain implementation."""
     flow, x = small()
 
     def run() -> dict[str, Tensor]:
@@ -58,11 +58,7 @@ def test_second_derivatives_are_right_or_refused(reversible, float64):
     with plain(flow):
         expected = run()
     set_reversible(flow, reversible)
-    if reversible:
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            run()
-    else:
-        assert difference(run(), expected) < 1e-10
+    assert difference(run(), expected) < 1e-10
 
 
 @with_gradients_or_without
@@ -87,7 +83,7 @@ def test_transforms_are_right_or_refused(reversible, grad, float64):
             try:
                 found = run()
             except RuntimeError as error:
-                assert reversible and "functorch" in str(error)
+                assert reversible and "torch.func" in str(error)
             else:
                 torch.testing.assert_close(found, right)
             torch.testing.assert_close(flow(x), expected[2])
@@ -115,12 +111,10 @@ def test_transforms_of_a_model(name, float64):
 
 
 @pytest.mark.parametrize("which", ["mean", "log_std", "lu", "weight|bias", "weight_2|leave.weight"])
-@kept_or_recomputed
-def test_a_change_before_backward_is_no_surprise(reversible, which, float64):
+def test_a_change_before_backward_is_no_surprise(which, float64):
     """Of parameters that changed since forward, either the gradient at the old values or an error."""
     flow, x = small()
     expected = gradients(flow, density(flow, x), (x,))
-    set_reversible(flow, reversible)
     loss = density(flow, x)
     with torch.no_grad():
         for name, p in flow.named_parameters():
