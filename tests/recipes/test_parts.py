@@ -1,5 +1,6 @@
 """What the settings of recipes and of their parts do."""
 
+import inspect
 import math
 import re
 
@@ -13,7 +14,7 @@ from fvae.conditioners.constant import by_channel
 from fvae.density import total
 from fvae.flows import Checkerboard, Coupling, Flatten, InvertibleConv, Permute
 from fvae.networks.residual import Residual
-from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, glow, recipe, vae
+from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, Strided, bn_vae, glow, recipe, vae, variant
 from fvae.transforms import Additive
 
 
@@ -187,6 +188,23 @@ def test_an_untrained_f_vae_is_a_squeeze(name, extra):
 
 
 # Choices
+
+
+def test_a_variant_differs_in_its_defaults_alone():
+    """Also of a variant: arguments, their checks and their order are the base's, name and text its own."""
+    try:
+
+        @variant(bn_vae, coder=Strided(size=3))
+        def small_bn_vae() -> None:
+            """A small one."""
+
+        model, arguments = small_bn_vae((4,)), inspect.signature(small_bn_vae).parameters
+        assert model.latent == (3,) and model.config["recipe"] == "small_bn_vae"
+        assert model.config["settings"] == bn_vae((4,), Strided(size=3)).config["settings"]
+        assert list(arguments) == list(inspect.signature(vae).parameters) and arguments["coder"].default.size == 3
+        assert (small_bn_vae.__doc__ or "").startswith("A small one.\n")
+    finally:
+        RECIPES.pop("small_bn_vae", None)
 
 
 def test_some_settings_of_a_part_change_the_recipes_own():
