@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 from torch import nn
 
-from fvae.conditioners import with_std
+from fvae.conditioners import OptimalStd, SharedStd, by_channel
 from fvae.decoders import DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.errors import InputError
 from fvae.networks.by_shape import Shape
@@ -51,7 +51,12 @@ class GaussianDecoder(Decoder, kind="gaussian"):
             raise InputError("expected density where std is optimal, found discretized", "decoder.likelihood")
         if bits and discretized:  # nothing is gained from a smaller one, and far less than a bin is lost in rounding
             least = max(least, min(0.1 * 2.0**-bits, self.sigma / 2))
-        conditioner = with_std(generator, self.sigma, self.std, shape, self.lr_scale, least, name="sigma_2")
+        conditioner: nn.Module
+        if self.std == "optimal":
+            conditioner = OptimalStd(generator, self.sigma, least, "sigma_2")
+        else:
+            by, trained = by_channel(shape) if self.std == "channel" else (), self.std != "fixed"
+            conditioner = SharedStd(generator, self.sigma, trained, self.lr_scale, by, least, "sigma_2")
         if not bits:
             return Gaussian(conditioner)
         return DiscretizedGaussian(conditioner, bits) if discretized else DequantizedGaussian(conditioner, bits)

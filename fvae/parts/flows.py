@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -94,9 +93,15 @@ class Glow(MultiscaleFlow, kind="glow"):
     """begin each step with a trained shift and scale by channel; without, for comparisons"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
-        mixings, transform = self.depth * [MIXINGS[self.mixing]], TRANSFORMS[self.coupling]
-        step = partial(glow_steps, mixings=mixings, width=self.width, transform=transform, actnorm=self.actnorm)
-        return multiscale(shape, self.levels, step, zero_density, squeeze_first)
+        return multiscale(shape, self.levels, self.steps, self.density, squeeze_first)
+
+    def steps(self, shape: Shape) -> list[Flow]:
+        mixings = self.depth * [MIXINGS[self.mixing]]
+        return glow_steps(shape, mixings, self.width, TRANSFORMS[self.coupling], self.actnorm)
+
+    def density(self, stay: int, leave: int) -> nn.Module:
+        """The density of the channels that leave given those that stay: a convolution, zero at the start."""
+        return zeroed(conv(stay, Affine.parameters * leave, 3))
 
     def couplings(self, shape: Shape) -> Flow:
         pairs = 2 * math.ceil(self.depth / 2)  # an even number of reversals
@@ -121,10 +126,24 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
     """hidden channels, or units, of the couplings' networks"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
+        return multiscale(shape, self.levels, self.by_channel, self.density, squeeze_first, self.checkerboards)
+
+    def by_channel(self, shape: Shape) -> list[Flow]:
         mixings = (self.depth * [shuffle, reverse])[: self.depth]
-        by_channel = partial(glow_steps, mixings=mixings, width=self.width, transform=TRANSFORMS["affine"])
-        before = partial(checkerboards, depth=self.depth, width=self.width)
-        return multiscale(shape, self.levels, by_channel, constant_density, squeeze_first, before)
+        return glow_steps(shape, mixings, self.width, TRANSFORMS["affine"])
+
+    def checkerboards(self, shape: Shape) -> list[Flow]:
+        """Actnorm and affine coupling by alternate colors of a checkerboard, ``depth`` times."""
+        c, transform = shape[0], TRANSFORMS["affine"]
+        flows: list[Flow] = []
+        for i in range(self.depth):
+            net = coupling_network(shape, c, transform.parameters * c, self.width)
+            flows += [ActNorm(shape), Checkerboard(net, i % 2, transform)]
+        return flows
+
+    def density(self, stay: int, leave: int) -> nn.Module:
+        """The density of the channels that leave, whatever those that stay are."""
+        return Constant((leave, 1, 1))
 
 
 class NICE(FlowPart, kind="nice"):
@@ -184,23 +203,3 @@ def glow_steps(shape: Shape, mixings: Sequence, width: int, transform: Transform
         coupling = channel_coupling(shape, width, transform)
         flows += [ActNorm(shape, actnorm), mixing(shape[0]), coupling]
     return fuse(flows)
-
-
-def checkerboards(shape: Shape, depth: int, width: int) -> list[Flow]:
-    """Actnorm and affine coupling by alternate colors of a checkerboard, ``depth`` times."""
-    c, transform = shape[0], TRANSFORMS["affine"]
-    flows: list[Flow] = []
-    for i in range(depth):
-        net = coupling_network(shape, c, transform.parameters * c, width)
-        flows += [ActNorm(shape), Checkerboard(net, i % 2, transform)]
-    return flows
-
-
-def zero_density(stay: int, leave: int) -> nn.Module:
-    """The density of the channels that leave given those that stay: a convolution, zero at the start."""
-    return zeroed(conv(stay, Affine.parameters * leave, 3))
-
-
-def constant_density(stay: int, leave: int) -> nn.Module:
-    """The density of the channels that leave, whatever those that stay are."""
-    return Constant((leave, 1, 1))
