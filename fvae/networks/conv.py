@@ -36,7 +36,7 @@ Block = Callable[[int, int], nn.Module]
 BLOCKS: dict[str, Block] = {"residual": residual, "convnext": convnext}
 
 
-def squeezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block) -> nn.Sequential:
+def squeezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block = residual) -> nn.Sequential:
     """f-VAE's E: (squeeze, residual steps) times ``squeezes``: (B, C, H, W) -> (B, C 4^n, H/2^n, W/2^n)."""
     layers: list[nn.Module] = []
     for _ in range(squeezes):
@@ -46,7 +46,7 @@ def squeezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Blo
     return nn.Sequential(*layers)
 
 
-def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block) -> nn.Sequential:
+def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block = residual) -> nn.Sequential:
     """f-VAE's G, the mirror image of E: (B, C 4^n, H/2^n, W/2^n) -> (B, C, H, W)."""
     layers: list[nn.Module] = []
     for i in range(squeezes, 0, -1):
