@@ -20,6 +20,14 @@ class Settings(BaseModel):
 
     model_config = CONFIG | ConfigDict(use_attribute_docstrings=True)
 
+    def __init__(self, /, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise refusal(error, type(self)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # validation itself need not call it
+
 
 class Part(Settings):
     """An argument of a recipe that is a choice with settings of its own, as the flow F or the decoder.
@@ -79,16 +87,21 @@ def checked(schema: type[Schema], values: dict[str, Any], lax: bool = False) -> 
     try:
         return schema.model_validate(values, strict=False if lax else None, context={"lax": True} if lax else None)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    place, text = list(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise refusal(error, schema, lax) from None
+
+
+def refusal(error: ValidationError, schema: type[BaseModel], lax: bool = False) -> InputError:
+    """The first thing that the schema refuses, in one line."""
+    first = error.errors(include_url=False)[0]
+    path, text = list(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     head, _, rest = text.partition(": ")
     if first["type"] == "value_error" and head.isidentifier():  # of a check of several settings: it names one
-        place, text = [*place, head], rest
+        path, text = [*path, head], rest
     if first["type"] == "extra_forbidden":
-        known = list(schema.model_fields) if len(place) == 1 else []
-        near = did_you_mean(place[0], known).strip()
+        known = list(schema.model_fields) if len(path) == 1 else []
+        near = did_you_mean(path[0], known).strip()
         text = "no such setting" + (f"; {near}" if near else f"; the settings are {', '.join(known)}" if known else "")
     elif "found" not in text:
         found = first["input"]
         text += f", found {found:.60}" if lax and found and isinstance(found, str) else f", found {found!r:.60}"
-    raise InputError(text[:1].lower() + text[1:], ".".join(place))
+    return InputError(text[:1].lower() + text[1:], ".".join(path))

@@ -21,7 +21,8 @@ from fvae.flows import (
 )
 from fvae.flows.fused import CouplingNet
 from fvae.model import Terms
-from fvae.networks.conv import zero_conv
+from fvae.networks.conv import conv
+from fvae.networks.residual import zeroed
 from fvae.transforms import Additive, Affine, Transform
 
 LAYOUTS: dict[str, Callable[[int, int, int, int], Tensor]] = {  # how a (B, C, H, W) image may lie in memory
@@ -123,7 +124,7 @@ def step(
 
 def leaving(c_in: int, c_out: int) -> nn.Module:
     """The conditioner of the channels that leave a multi-scale flow."""
-    return zero_conv(c_in, 2 * c_out, 3)
+    return zeroed(conv(c_in, 2 * c_out, 3))
 
 
 def image_flow(shape: tuple[int, ...], levels: int = 2, squeeze_first: bool = False) -> Flow:

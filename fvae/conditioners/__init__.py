@@ -14,23 +14,5 @@ from fvae.conditioners.batch_norm import (
 )
 from fvae.conditioners.bins import FromBins
 from fvae.conditioners.classes import ClassMeans, RelativeToClass, relative_to_class
-from fvae.conditioners.constant import Constant, Empty
-from fvae.conditioners.std import NetworkStd, OptimalStd, SharedStd, with_std
-
-__all__ = [
-    "BatchNorm",
-    "ClassMeans",
-    "Constant",
-    "Empty",
-    "FromBins",
-    "NetworkStd",
-    "OneSidedBatchNorm",
-    "OptimalStd",
-    "RelativeToClass",
-    "RunningStatistic",
-    "SharedStd",
-    "TwoSidedBatchNorm",
-    "mean_over_processes",
-    "relative_to_class",
-    "with_std",
-]
+from fvae.conditioners.constant import Constant, Empty, by_channel
+from fvae.conditioners.std import NetworkStd, OptimalStd, SharedStd

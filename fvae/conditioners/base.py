@@ -21,7 +21,7 @@ def declared(part: nn.Module, name: str) -> int:
 
 def takes_condition(module: nn.Module) -> bool:
     """Whether a module, or one inside it, declares ``classes``, ``context`` or ``conditional``: that it is called with
-    the condition beside what it is given."""
+    the condition as its last argument."""
     return any(declared(module, name) for name in ("classes", "context", "conditional"))
 
 
@@ -35,3 +35,15 @@ def parameters_of(conditioner: nn.Module, transform: Transform, *given: Any) -> 
     if isinstance(raw, Tensor):
         return transform.constrain(*widen(raw).chunk(transform.parameters, 1))
     return tuple(widen(part) for part in raw)
+
+
+class Conditioned(nn.Module):
+    """A layer whose conditioner computes a transform's parameters from x and, where it takes it, the condition."""
+
+    def __init__(self, conditioner: nn.Module, transform: Transform):
+        super().__init__()
+        self.conditioner, self.transform = conditioner, transform
+        self.conditional = takes_condition(conditioner)
+
+    def parameters_for(self, x: Tensor, cond: Any = None) -> tuple[Tensor, ...]:
+        return parameters_of(self.conditioner, self.transform, *((x, cond) if self.conditional else (x,)))

@@ -1,14 +1,13 @@
 """The mean from a network and a standard deviation that is shared, a network's, or the optimum: sigma_1 and sigma_2."""
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.conditioners.batch_norm import RunningStatistic, mean_over_processes
-from fvae.conditioners.constant import Pair, by_channel
+from fvae.conditioners.constant import Pair
 from fvae.precision import widen
 
 
@@ -114,22 +113,3 @@ class OptimalStd(nn.Module):
         mean = mean_over_processes(square.mean())
         self.running.update(mean)
         return 0.5 * mean.clamp(min=self.least**2).log()
-
-
-def with_std(
-    net: nn.Module,
-    std: float,
-    kind: Literal["scalar", "channel", "network", "optimal", "fixed"],
-    shape: tuple[int, ...],
-    lr_scale: float = 1.0,
-    least: float = 0.0,
-    head: nn.Module | None = None,
-    name: str = "std",
-) -> nn.Module:
-    """The mean of data of ``shape`` from a network, and a std that is ``std`` at the start and then: trained, as one
-    number or one a channel; what ``head``, a network of the mean, gives; optimal for the data; or fixed."""
-    if kind == "network" and head is not None:
-        return NetworkStd(net, head, std, lr_scale, name=name)
-    if kind == "optimal":
-        return OptimalStd(net, std, least, name)
-    return SharedStd(net, std, kind != "fixed", lr_scale, by_channel(shape) if kind == "channel" else (), least, name)

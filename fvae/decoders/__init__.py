@@ -5,17 +5,5 @@ and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`
 """
 
 from fvae.decoders.exact import Exact, ExactBins
-from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian, gaussian_decoder
+from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.decoders.language import AdaptiveSoftmax, LanguageModel, Softmax
-
-__all__ = [
-    "AdaptiveSoftmax",
-    "DequantizedGaussian",
-    "DiscretizedGaussian",
-    "Exact",
-    "ExactBins",
-    "Gaussian",
-    "LanguageModel",
-    "Softmax",
-    "gaussian_decoder",
-]

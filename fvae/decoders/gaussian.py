@@ -1,21 +1,18 @@
 """Gaussian decoders: a density of continuous data or, of data in bins, its mean over a bin or the bin's probability."""
 
 import math
-from functools import partial
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fvae.conditioners import with_std
-from fvae.conditioners.base import parameters_of, takes_condition
+from fvae.conditioners.base import Conditioned
 from fvae.density import LOG_2PI, LogBetween, from_unit, log_between, to_unit, total
 from fvae.transforms import Affine
 
-FAR = 1e4  # standard deviations: infinity, with a gradient
+NEARLY_INFINITE = 1e4  # standard deviations, which have a gradient, unlike infinity
 
 
-class Gaussian(nn.Module):
+class Gaussian(Conditioned):
     """log p(x|z) = log N(x; mean, std^2), a density of continuous data.
 
     ``conditioner(z) -> (mean, log_std)`` (B, *shape) each, or a network's output (B, 2C, *); one that offers
@@ -25,12 +22,7 @@ class Gaussian(nn.Module):
     likelihood = "none: a density of continuous data"
 
     def __init__(self, conditioner: nn.Module):
-        super().__init__()
-        self.conditioner, self.conditional = conditioner, takes_condition(conditioner)
-
-    def parameters_for(self, z: Tensor, y: Any) -> tuple[Tensor, Tensor]:
-        mean, log_std = parameters_of(self.conditioner, Affine(bound=6.0), *((z, y) if self.conditional else (z,)))
-        return mean, log_std
+        super().__init__(conditioner, Affine(bound=6.0))
 
     def forward(self, x, z, y=None):
         mean, log_std = self.parameters_for(z, y)
@@ -94,7 +86,7 @@ class DiscretizedGaussian(DequantizedGaussian):
         mean, log_std = self.parameters_for(z, y)
         middle, half = (to_unit(x, self.bits) - mean) * torch.exp(-log_std), torch.exp(-log_std) / 2**self.bits
         low, high = middle - half, middle + half
-        low_end, high_end = high.clamp(max=0) - FAR, low.clamp(min=0) + FAR
+        low_end, high_end = high.clamp(max=0) - NEARLY_INFINITE, low.clamp(min=0) + NEARLY_INFINITE
         low, high = torch.where(x == 0, low_end, low), torch.where(x == 2**self.bits - 1, high_end, high)
         between = log_between if torch.compiler.is_compiling() else LogBetween.apply
         return total(between(low, high))
@@ -102,26 +94,3 @@ class DiscretizedGaussian(DequantizedGaussian):
     def mean(self, z, y=None):
         """Bins, unrounded; a mean beyond the last bin, which only makes that more probable, is that bin."""
         return super().mean(z, y).clamp(0, 2**self.bits - 1)
-
-
-def gaussian_decoder(
-    net: nn.Module,
-    shape: tuple[int, ...],
-    bits: int | None,
-    sigma: float,
-    std: Literal["scalar", "channel", "optimal", "fixed"] = "scalar",
-    likelihood: Literal["discretized", "density"] = "discretized",
-    least: float = 0.0,
-    lr_scale: float = 1.0,
-) -> Gaussian:
-    """The decoder N(net(z), sigma_2^2) of data of ``shape``, with a sigma_2 that begins at ``sigma``.
-
-    Without bits it is a density. Discretized, sigma_2 stays above a tenth of a bin, or half of ``sigma``.
-    """
-    conditioner = partial(with_std, net, sigma, std, shape, lr_scale, name="sigma_2")
-    if not bits:
-        return Gaussian(conditioner(least))
-    if likelihood == "density":
-        return DequantizedGaussian(conditioner(least), bits)
-    # nothing is gained from a smaller one, and far less than a bin is lost in rounding
-    return DiscretizedGaussian(conditioner(max(least, min(0.1 * 2.0**-bits, sigma / 2))), bits)

@@ -8,25 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.networks.text import State
-from fvae.precision import without_autocast
+from fvae.precision import widen, without_autocast
 from fvae.tokens import BOS, EOS, PAD, UNK
 
 
 class LanguageModel(nn.Module):
-    """The probability of a sentence under a language model: log q(x|z) = sum_t log q(x_t | x_<t, z), in nats.
+    """The probability of a sentence under a language model: log p(x|z) = sum_t log p(x_t | x_<t, z), in nats.
 
     ``x`` (B, T) token numbers, padded; the end of the sentence is a token that is predicted too, padding is none.
-    ``net`` is a decoder of ``fvae.networks.text``, ``longest`` counts the end. In training each token of what came
+    ``net`` is a decoder of ``fvae.networks.text``, ``max_length`` counts the end. In training each token of what came
     before is hidden (shown as unknown) with probability ``word_dropout`` (Bowman et al., 2016).
     """
 
     net: Any
-    bits = None
     likelihood = "none: the probability of the tokens"
 
-    def __init__(self, net: nn.Module, longest: int, word_dropout: float = 0.0):
+    def __init__(self, net: nn.Module, max_length: int, word_dropout: float = 0.0):
         super().__init__()
-        self.net, self.longest, self.word_dropout = net, longest, word_dropout
+        self.net, self.max_length, self.word_dropout = net, max_length, word_dropout
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         x = x.long()
@@ -35,8 +34,8 @@ class LanguageModel(nn.Module):
             hidden = torch.rand(before.shape, device=x.device) < self.word_dropout
             before = torch.where(hidden & (before > UNK), UNK, before)
         h = self.net(before, z)
-        rows, places = (x != PAD).nonzero(as_tuple=True)
-        found = self.net.out(h[rows, places], x[rows, places])
+        rows, positions = (x != PAD).nonzero(as_tuple=True)
+        found = self.net.out(h[rows, positions], x[rows, positions])
         return torch.zeros(len(x), dtype=found.dtype, device=x.device).index_add(0, rows, found)
 
     def mean(self, z: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ class LanguageModel(nn.Module):
     def draw(
         self, z: Tensor, temperature: float = 1.0, top_p: float = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Sentences, token by token: (B, d) -> (B, T) that end with EOS, or are cut at the longest there may be.
+        """Sentences, token by token: (B, d) -> (B, T) that end with EOS, or are truncated at ``max_length``.
 
         ``temperature`` divides the logits, 0 takes the most probable token. Of the probable tokens only those count
         that have ``top_p`` of the probability together (Holtzman et al., 2020). Linear in the length.
@@ -55,7 +54,7 @@ class LanguageModel(nn.Module):
         token = torch.full((len(z),), BOS, device=z.device)
         going = torch.ones(len(z), dtype=torch.bool, device=z.device)
         state, written = self.net.begin(z), []
-        for _ in range(self.longest - 1):
+        for _ in range(self.max_length - 1):
             log_p, state = self.next(token, state)
             token = choose(log_p, temperature, top_p, generator)
             token = torch.where(going, token, PAD)
@@ -75,7 +74,7 @@ class LanguageModel(nn.Module):
         score[:, 0] = 0.0  # all begin alike: one of them is enough
         going = torch.ones(b, width, dtype=torch.bool, device=z.device)
         written = torch.zeros(b, width, 0, dtype=torch.long, device=z.device)
-        for _ in range(self.longest - 1):
+        for _ in range(self.max_length - 1):
             log_p, state = self.next(token, state)
             log_p = log_p.view(b, width, -1)
             ended = torch.full_like(log_p, -math.inf)
@@ -108,22 +107,18 @@ class Softmax(nn.Module):
 
     def forward(self, h: Tensor, token: Tensor) -> Tensor:
         """At a token each: (N, H), (N,) -> (N,)."""
-        return -F.cross_entropy(self.logits(h), token, reduction="none")
+        return -F.cross_entropy(widen(self.dense(h)), token, reduction="none")
 
     def log_prob(self, h: Tensor) -> Tensor:
         """At every token: (N, H) -> (N, V)."""
-        return torch.log_softmax(self.logits(h), -1)
-
-    def logits(self, h: Tensor) -> Tensor:
-        logits = self.dense(h)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return torch.log_softmax(widen(self.dense(h)), -1)
 
 
 class AdaptiveSoftmax(nn.Module):
     """One over the most frequent fifth of the tokens and the rest as a whole, and one within the rest, of half as many
     dimensions: probabilities that add up to 1, for a quarter of the work (Grave et al., 2017).
 
-        log q(x) = log q_head(x), or log q_head(rest) + log q_rest(x)
+        log p(x) = log p_head(x), or log p_head(rest) + log p_rest(x)
 
     Words and characters are numbered by their frequency; byte pairs come after the 256 bytes. In the type of its
     weights, also under autocast.
@@ -156,5 +151,5 @@ def choose(log_p: Tensor, temperature: float, top_p: float, generator: torch.Gen
     p = p * (p.cumsum(-1) - p < top_p)  # the first always stays
     upto = p.cumsum(-1)
     drawn = torch.rand(len(p), 1, generator=generator).to(p) * upto[:, -1:]  # not p.sum(): it may end elsewhere
-    place = torch.searchsorted(upto, drawn).clamp(max=p.shape[-1] - 1)
-    return order.gather(-1, place)[:, 0]
+    index = torch.searchsorted(upto, drawn).clamp(max=p.shape[-1] - 1)
+    return order.gather(-1, index)[:, 0]

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fvae.conditioners.base import parameters_of, takes_condition
+from fvae.conditioners.base import Conditioned
 from fvae.density import total
 from fvae.flows.base import Flow
 from fvae.transforms import Affine, Transform
 
 
-class Coupling(Flow):
+class Coupling(Conditioned, Flow):
     """z_1 = x_1, z_2 = T(x_2; parameters(x_1, cond)): log-determinant that of T.
 
     Shapes: (B, C, *) to itself; x_1 are the first ``keep`` channels. Affine (Dinh et al., 2017) unless ``transform``
@@ -21,14 +21,8 @@ class Coupling(Flow):
     """
 
     def __init__(self, conditioner: nn.Module, keep: int, transform: Transform | None = None):
-        super().__init__()
-        self.conditioner, self.keep = conditioner, keep
-        self.transform = Affine(bound=3.0) if transform is None else transform
-        self.conditional = takes_condition(conditioner)
-
-    def parameters_for(self, x1: Tensor, cond: Any = None) -> tuple[Tensor, ...]:
-        given = (x1, cond) if self.conditional else (x1,)
-        return parameters_of(self.conditioner, self.transform, *given)
+        super().__init__(conditioner, transform or Affine(bound=3.0))
+        self.keep = keep
 
     def forward(self, x, cond=None):
         x1, x2 = x[:, : self.keep], x[:, self.keep :]

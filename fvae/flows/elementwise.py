@@ -9,7 +9,6 @@ from fvae.conditioners import ClassMeans, Constant
 from fvae.conditioners.base import parameters_of
 from fvae.density import total
 from fvae.flows.base import Chain, Flow, Inverse
-from fvae.flows.reshape import Flatten
 from fvae.transforms import Additive, Affine, Transform
 
 
@@ -98,8 +97,3 @@ def scaling(shape: tuple[int, ...]) -> Flow:
 def with_classes(flow: Flow, means: ClassMeans | None) -> Flow:
     """The prior of a flow whose codes (B, d) have a mean for each label; without means, as it is (Su, 2018)."""
     return flow if means is None else Chain(flow, Inverse(Elementwise(means, Additive())))
-
-
-def standard_normal(d: int) -> Flow:
-    """The prior N(0, I) of d values, whose code is z itself."""
-    return Flatten((d,))

@@ -4,19 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fvae.conditioners.base import parameters_of, takes_condition
+from fvae.conditioners.base import Conditioned, takes_condition
 from fvae.density import total
 from fvae.flows.base import Chain, Flow, inverse_and_log_det
 from fvae.flows.elementwise import scaling
 from fvae.flows.reshape import Flatten, Squeeze
+from fvae.networks.by_shape import Shape
 from fvae.transforms import Affine, Transform
 
-Shape = tuple[int, ...]
 
-
-class FactorOut(Flow):
+class FactorOut(Conditioned, Flow):
     """The first half of the channels leaves, with a density given the second half; ``rest`` maps the second.
 
     p(z_1 | z_2) = N(mean(z_2), std(z_2)^2), so e_1 = (z_1 - mean(z_2)) / std(z_2) is standard normal and nothing is
@@ -27,10 +26,9 @@ class FactorOut(Flow):
     rest: Any
 
     def __init__(self, rest: Flow, conditioner: nn.Module, shape: Shape, transform: Transform | None = None):
-        super().__init__()
-        self.rest, self.conditioner = rest, conditioner
-        self.transform = Affine(bound=3.0) if transform is None else transform
-        self.conditional = takes_condition(conditioner)
+        Flow.__init__(self)
+        self.rest, self.conditioner = rest, conditioner  # in the order of the weights in a checkpoint
+        self.transform, self.conditional = transform or Affine(bound=3.0), takes_condition(conditioner)
         self.leaving = (shape[0] // 2, *shape[1:])
 
     def forward(self, x, cond=None):
@@ -38,10 +36,6 @@ class FactorOut(Flow):
         e1, change = self.transform.inverse(z1, *self.parameters_for(z2, cond))
         e2, log_det = self.rest(z2, cond)
         return torch.cat([e1.flatten(1), e2], 1), total(change.expand_as(z1)) + log_det
-
-    def parameters_for(self, z2: Tensor, cond: Any) -> tuple[Tensor, ...]:
-        given = (z2, cond) if self.conditional else (z2,)
-        return parameters_of(self.conditioner, self.transform, *given)
 
     def inverse_and_log_det(self, z, cond=None):
         values = torch.Size(self.leaving).numel()

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
+
+from fvae.networks.residual import Residual, zeroed
 
 
 def conv(c_in: int, c_out: int, size: int, bias: bool = True) -> nn.Conv2d:
@@ -11,59 +13,30 @@ def conv(c_in: int, c_out: int, size: int, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=bias)
 
 
-def zero_conv(c_in: int, c_out: int, size: int) -> nn.Conv2d:
-    """A convolution that starts at zero, so that what it feeds starts as the identity."""
-    layer = conv(c_in, c_out, size)
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
-
-
-class Residual(nn.Module):
+def residual(channels: int, hidden: int) -> Residual:
     """x + conv1x1(ReLU(GroupNorm(conv3x3(x)))), the last at zero: (B, C, H, W) to itself.
 
     GroupNorm, since BatchNorm's statistics would have to be estimated again before sampling.
     """
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            conv(channels, hidden, 3, bias=False),
-            nn.GroupNorm(math.gcd(8, hidden), hidden),
-            nn.ReLU(),
-            zero_conv(hidden, channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+    norm = nn.GroupNorm(math.gcd(8, hidden), hidden)
+    return Residual(conv(channels, hidden, 3, bias=False), norm, nn.ReLU(), zeroed(conv(hidden, channels, 1)))
 
 
-class ConvNeXt(nn.Module):
+def convnext(channels: int, hidden: int) -> Residual:
     """x + conv1x1(GELU(conv1x1(GroupNorm(depthwise 7x7(x))))), the last at zero: (B, C, H, W) to itself.
 
     ConvNeXt's (Liu et al., 2022). One group is their LayerNorm over channels, taken over positions too.
     """
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
-            nn.GroupNorm(1, channels),
-            conv(channels, hidden, 1),
-            nn.GELU(),
-            zero_conv(hidden, channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+    depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+    dense = conv(channels, hidden, 1), nn.GELU(), zeroed(conv(hidden, channels, 1))
+    return Residual(depthwise, nn.GroupNorm(1, channels), *dense)
 
 
-BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {"residual": Residual, "convnext": ConvNeXt}
+Block = Callable[[int, int], nn.Module]
+BLOCKS: dict[str, Block] = {"residual": residual, "convnext": convnext}
 
 
-def squeezing(
-    channels: int, squeezes: int, blocks: int, hidden: int, block: Callable[[int, int], nn.Module] = Residual
-) -> nn.Sequential:
+def squeezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block = residual) -> nn.Sequential:
     """f-VAE's E: (squeeze, residual steps) times ``squeezes``: (B, C, H, W) -> (B, C 4^n, H/2^n, W/2^n)."""
     layers: list[nn.Module] = []
     for _ in range(squeezes):
@@ -73,9 +46,7 @@ def squeezing(
     return nn.Sequential(*layers)
 
 
-def unsqueezing(
-    channels: int, squeezes: int, blocks: int, hidden: int, block: Callable[[int, int], nn.Module] = Residual
-) -> nn.Sequential:
+def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block = residual) -> nn.Sequential:
     """f-VAE's G, the mirror image of E: (B, C 4^n, H/2^n, W/2^n) -> (B, C, H, W)."""
     layers: list[nn.Module] = []
     for i in range(squeezes, 0, -1):
@@ -91,11 +62,8 @@ def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, bl
     widths = [width * 2**i for i in range(levels)]
     layers: list[nn.Module] = []
     for a, b in zip([c, *widths], widths, strict=False):
-        layers += [
-            nn.Conv2d(a, b, 4, stride=2, padding=1),
-            *(Residual(b, b) for _ in range(blocks)),
-            nn.ReLU(),
-        ]
+        steps = (residual(b, b) for _ in range(blocks))
+        layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), *steps, nn.ReLU()]
     positions = (h >> levels) * (w >> levels)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * positions, out))
 
@@ -107,9 +75,6 @@ def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, bloc
     small = (widths[0], h >> levels, w >> levels)
     layers: list[nn.Module] = [nn.Linear(d, math.prod(small)), nn.Unflatten(1, small)]
     for a, b in zip(widths, [*widths[1:], c], strict=True):
-        layers += [
-            *(Residual(a, a) for _ in range(blocks)),
-            nn.ReLU(),
-            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1),
-        ]
+        steps = (residual(a, a) for _ in range(blocks))
+        layers += [*steps, nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
     return nn.Sequential(*layers)

@@ -1,14 +1,8 @@
-"""Networks of vectors: what couplings, encoders and decoders are made of where data has no places."""
+"""Networks of vectors: couplings, encoders and decoders of data without positions."""
 
-from torch import Tensor, nn
+from torch import nn
 
-
-def zero_linear(d_in: int, d_out: int) -> nn.Linear:
-    """A linear map that starts at zero, so that what it feeds starts as the identity."""
-    linear = nn.Linear(d_in, d_out)
-    for p in linear.parameters():
-        nn.init.zeros_(p)
-    return linear
+from fvae.networks.residual import Residual, zeroed
 
 
 def coupling_mlp(d_in: int, d_out: int, width: int, hidden: int = 2) -> nn.Sequential:
@@ -16,25 +10,17 @@ def coupling_mlp(d_in: int, d_out: int, width: int, hidden: int = 2) -> nn.Seque
     layers: list[nn.Module] = []
     for a in [d_in, *[width] * (hidden - 1)]:
         layers += [nn.Linear(a, width), nn.ReLU()]
-    return nn.Sequential(*layers, zero_linear(width, d_out))
+    return nn.Sequential(*layers, zeroed(nn.Linear(width, d_out)))
 
 
-class ResidualMLP(nn.Module):
+def residual(d: int, hidden: int) -> Residual:
     """x + linear(ReLU(LayerNorm(linear(x)))), the last at zero: (B, D) to itself."""
-
-    def __init__(self, d: int, hidden: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(d, hidden, bias=False), nn.LayerNorm(hidden), nn.ReLU(), zero_linear(hidden, d)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+    return Residual(nn.Linear(d, hidden, bias=False), nn.LayerNorm(hidden), nn.ReLU(), zeroed(nn.Linear(hidden, d)))
 
 
 def residual_mlps(d: int, hidden: int, blocks: int) -> nn.Sequential:
     """``blocks`` residual steps: (B, D) to itself."""
-    return nn.Sequential(*(ResidualMLP(d, hidden) for _ in range(blocks)))
+    return nn.Sequential(*(residual(d, hidden) for _ in range(blocks)))
 
 
 def mlp(d_in: int, d_out: int, width: int, blocks: int) -> nn.Sequential:

@@ -46,11 +46,11 @@ class LSTMEncoder(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """An LSTM that begins at z and sees it beside each token (Bowman et al., 2016; He et al., 2019):
+    """An LSTM that begins at z and sees it with each token (Bowman et al., 2016; He et al., 2019):
 
         c_0 = W z, h_0 = tanh(c_0);  h_t, c_t = LSTM([embed(x_t-1); z], h_t-1, c_t-1);  output h_t + U z
 
-    U z only with ``skip``, so that z needn't be remembered to be heard (Dieng et al., 2019). Dropout is on embeddings
+    U z only with ``skip``, so that the output depends on z directly (Dieng et al., 2019). Dropout is on embeddings
     and outputs. With a latent of no dimensions it is a plain language model.
     """
 
@@ -67,8 +67,8 @@ class LSTMDecoder(nn.Module):
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
         h, c, _ = self.begin(z)
-        beside = z[:, None].expand(-1, before.shape[1], -1)
-        x = torch.cat([self.dropout(self.embed(before)), beside], -1)
+        repeated = z[:, None].expand(-1, before.shape[1], -1)
+        x = torch.cat([self.dropout(self.embed(before)), repeated], -1)
         states, _ = lstm_states(self.lstm, x, lengths(before), (h[None], c[None]))
         return self.dropout(states + self.skipped(z)[:, None])
 
@@ -113,13 +113,13 @@ class CausalBlock(nn.Module):
 class TransformerDecoder(nn.Module):
     """A causal transformer that sees W z, added to each token (pre-norm; Radford et al., 2019).
 
-    Raises ``ValueError`` for more tokens than it has places.
+    Raises ``ValueError`` for more than ``max_length`` tokens.
     """
 
     def __init__(
         self,
         vocabulary: int,
-        longest: int,
+        max_length: int,
         hidden: int,
         latent: int,
         layers: int,
@@ -128,10 +128,10 @@ class TransformerDecoder(nn.Module):
         out: nn.Module,
     ):
         super().__init__()
-        self.embed, self.places = nn.Embedding(vocabulary, hidden), nn.Embedding(longest, hidden)
+        self.embed, self.places = nn.Embedding(vocabulary, hidden), nn.Embedding(max_length, hidden)
         for table in (self.embed, self.places):
             nn.init.normal_(table.weight, std=0.02)
-        self.beside = nn.Parameter(0.02 * torch.randn(hidden, latent))  # as small as a token: it mustn't drown it
+        self.beside = nn.Parameter(0.02 * torch.randn(hidden, latent))  # as small as a token's embedding
         self.part = (2, heads, 0, hidden // heads)  # keys and values of a block, of no tokens yet
         blocks = [CausalBlock(hidden, heads, dropout) for _ in range(layers)]
         for block in blocks:  # so that the sum over layers has the size of one
@@ -141,11 +141,11 @@ class TransformerDecoder(nn.Module):
         self.norm, self.dropout, self.out = nn.LayerNorm(hidden), nn.Dropout(dropout), out
 
     def forward(self, before: Tensor, z: Tensor) -> Tensor:
-        longest = self.places.num_embeddings
-        if before.shape[1] > longest:
-            raise ValueError(f"expected sentences of at most {longest} tokens, ends counted; found {before.shape[1]}")
-        places = torch.arange(before.shape[1], device=before.device)
-        x = self.dropout(self.embed(before) + self.places(places) + (z @ self.beside.T)[:, None])
+        n, max_length = before.shape[1], self.places.num_embeddings
+        if n > max_length:
+            raise ValueError(f"expected sentences of at most {max_length} tokens, ends counted; found {n}")
+        positions = torch.arange(n, device=before.device)
+        x = self.dropout(self.embed(before) + self.places(positions) + (z @ self.beside.T)[:, None])
         for block in self.blocks:
             x, _ = block(x)
         return self.norm(x)

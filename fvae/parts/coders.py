@@ -1,12 +1,13 @@
 """The networks E, from data to latents, and G back, of a recipe, with their settings."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from fvae.errors import InputError
-from fvae.networks import by_shape
-from fvae.networks.by_shape import Block, Shape, is_image
+from fvae.networks import conv, mlp
+from fvae.networks.by_shape import Shape, is_image, zero_layer
 from fvae.schema import Count, Natural, Part
 
 
@@ -71,20 +72,30 @@ class Squeezing(Coder, kind="squeezing"):
     """residual steps after each squeeze of E, and before each of G"""
     hidden: Natural = 96
     """hidden channels of the residual steps, at least (published: 0, as many as the step has channels)"""
-    block: Block = "residual"
+    block: Literal["residual", "convnext"] = "residual"
     """3x3 convolutions (published), or depthwise 7x7 and 1x1 ones (images only)"""
     tanh: bool = False
     """end G with tanh"""
 
     def latent(self, shape: Shape) -> Shape:
         check_sides(shape, 2 ** min(self.squeezes, 20), "coder.squeezes")
-        return by_shape.squeezed(shape, self.squeezes)
+        if not is_image(shape):
+            return shape
+        return (shape[0] * 4**self.squeezes, *(side >> self.squeezes for side in shape[1:]))
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:
-        return by_shape.squeezing_encoder(shape, outputs, self.squeezes, self.blocks, self.hidden, self.block)
+        net, latent = self.network(conv.squeezing, shape), self.latent(shape)
+        return net if outputs == 1 else nn.Sequential(net, zero_layer(latent, outputs * latent[0]))
 
     def generator(self, shape: Shape) -> nn.Module:
-        return by_shape.squeezing_decoder(shape, **dict(self))
+        net = self.network(conv.unsqueezing, shape)
+        return nn.Sequential(net, nn.Tanh()) if self.tanh else net
+
+    def network(self, of_images: Callable[..., nn.Module], shape: Shape) -> nn.Module:
+        """``conv.squeezing`` or ``conv.unsqueezing`` for images, a network of residual steps for vectors."""
+        if is_image(shape):
+            return of_images(shape[0], self.squeezes, self.blocks, self.hidden, conv.BLOCKS[self.block])
+        return mlp.residual_mlps(shape[0], max(shape[0], self.hidden), self.blocks)
 
 
 class Strided(Coder, kind="strided"):
@@ -109,7 +120,11 @@ class Strided(Coder, kind="strided"):
         return (self.size,)
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:
-        return by_shape.strided_encoder(shape, outputs * self.size, self.width, self.levels, self.blocks)
+        if is_image(shape):
+            return conv.vector_encoder(shape, outputs * self.size, self.width, self.levels, self.blocks)
+        return mlp.mlp(shape[0], outputs * self.size, self.width, self.blocks)
 
     def generator(self, shape: Shape) -> nn.Module:
-        return by_shape.strided_decoder(shape, **dict(self))
+        if is_image(shape):
+            return conv.vector_decoder(shape, self.size, self.width, self.levels, self.blocks)
+        return mlp.mlp(self.size, shape[0], self.width, self.blocks)

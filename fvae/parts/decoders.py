@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 from torch import nn
 
-from fvae.decoders import gaussian_decoder
+from fvae.conditioners import OptimalStd, SharedStd, by_channel
+from fvae.decoders import DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.errors import InputError
 from fvae.networks.by_shape import Shape
 from fvae.schema import NonNegative, Part, Positive
@@ -44,7 +45,18 @@ class GaussianDecoder(Decoder, kind="gaussian"):
             raise ValueError(f"least: expected less than sigma, {self.sigma:g}, found {self.least:g}")
         return self
 
-    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> nn.Module:
-        if bits and self.std == "optimal" and self.likelihood == "discretized":
+    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> Gaussian:
+        discretized, least = bits and self.likelihood == "discretized", self.least
+        if discretized and self.std == "optimal":
             raise InputError("expected density where std is optimal, found discretized", "decoder.likelihood")
-        return gaussian_decoder(generator, shape, bits, **dict(self))
+        if bits and discretized:  # nothing is gained from a smaller one, and far less than a bin is lost in rounding
+            least = max(least, min(0.1 * 2.0**-bits, self.sigma / 2))
+        conditioner: nn.Module
+        if self.std == "optimal":
+            conditioner = OptimalStd(generator, self.sigma, least, "sigma_2")
+        else:
+            by, trained = by_channel(shape) if self.std == "channel" else (), self.std != "fixed"
+            conditioner = SharedStd(generator, self.sigma, trained, self.lr_scale, by, least, "sigma_2")
+        if not bits:
+            return Gaussian(conditioner)
+        return DiscretizedGaussian(conditioner, bits) if discretized else DequantizedGaussian(conditioner, bits)

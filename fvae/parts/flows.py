@@ -1,11 +1,38 @@
 """The flow F of a recipe, with its settings."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
+from torch import nn
+
+from fvae.conditioners import Constant
 from fvae.errors import InputError
-from fvae.flows import Flatten, Flow, architectures
-from fvae.networks.by_shape import Shape
+from fvae.flows import (
+    ActNorm,
+    Chain,
+    Checkerboard,
+    Coupling,
+    Flatten,
+    Flow,
+    InvertibleConv,
+    Permute,
+    multiscale,
+    reverse,
+    scaling,
+    shuffle,
+)
+from fvae.flows.fused import CouplingNet, fuse
+from fvae.networks.by_shape import Shape, is_image
+from fvae.networks.conv import conv
+from fvae.networks.mlp import coupling_mlp
+from fvae.networks.residual import zeroed
 from fvae.schema import Count, Part
+from fvae.transforms import Additive, Affine, Transform
+
+MIXINGS = {"conv": InvertibleConv, "shuffle": shuffle, "reverse": reverse}
+TRANSFORMS: dict[str, Transform] = {"affine": Affine(bound=2.0), "additive": Additive()}
 
 
 class FlowPart(Part):
@@ -58,7 +85,7 @@ class Glow(MultiscaleFlow, kind="glow"):
     """steps a level"""
     width: Count = 256
     """hidden channels, or units, of the couplings' networks"""
-    mixing: architectures.Mixing = "conv"
+    mixing: Literal["conv", "shuffle", "reverse"] = "conv"
     """of channels between couplings: learned 1x1 convolution, fixed random shuffle, or reversal"""
     coupling: Literal["affine", "additive"] = "affine"
     """affine (scale and shift) or additive (shift alone)"""
@@ -66,14 +93,27 @@ class Glow(MultiscaleFlow, kind="glow"):
     """begin each step with a trained shift and scale by channel; without, for comparisons"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
-        return architectures.glow(shape, squeeze_first=squeeze_first, **dict(self))
+        return multiscale(shape, self.levels, self.steps, self.density, squeeze_first)
+
+    def steps(self, shape: Shape) -> list[Flow]:
+        mixings = self.depth * [MIXINGS[self.mixing]]
+        return glow_steps(shape, mixings, self.width, TRANSFORMS[self.coupling], self.actnorm)
+
+    def density(self, stay: int, leave: int) -> nn.Module:
+        """The density of the channels that leave given those that stay: a convolution, zero at the start."""
+        return zeroed(conv(stay, Affine.parameters * leave, 3))
 
     def couplings(self, shape: Shape) -> Flow:
-        return architectures.couplings(shape, self.depth, self.width, self.coupling)
+        pairs = 2 * math.ceil(self.depth / 2)  # an even number of reversals
+        steps = (channel_coupling(shape, self.width, TRANSFORMS[self.coupling]) for _ in range(pairs))
+        return Chain(*(f for step in steps for f in (step, reverse(shape[0]))))
 
 
 class RealNVP(MultiscaleFlow, kind="realnvp"):
     """Affine couplings by checkerboard and by shuffled channels, at several scales (Dinh et al., 2017).
+
+    Shuffles alternate with reversals, so that two couplings by channel transform every channel. Actnorm takes the place
+    of their batch normalization, and data keep their scale: no logit.
 
     Example:
         >>> fvae.recipes.f_vae((3, 16, 16), flow=fvae.RealNVP(levels=2, depth=1, width=8)).latent
@@ -86,11 +126,30 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
     """hidden channels, or units, of the couplings' networks"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
-        return architectures.realnvp(shape, squeeze_first=squeeze_first, **dict(self))
+        return multiscale(shape, self.levels, self.by_channel, self.density, squeeze_first, self.checkerboards)
+
+    def by_channel(self, shape: Shape) -> list[Flow]:
+        mixings = (self.depth * [shuffle, reverse])[: self.depth]
+        return glow_steps(shape, mixings, self.width, TRANSFORMS["affine"])
+
+    def checkerboards(self, shape: Shape) -> list[Flow]:
+        """Actnorm and affine coupling by alternate colors of a checkerboard, ``depth`` times."""
+        c, transform = shape[0], TRANSFORMS["affine"]
+        flows: list[Flow] = []
+        for i in range(self.depth):
+            net = coupling_network(shape, c, transform.parameters * c, self.width)
+            flows += [ActNorm(shape), Checkerboard(net, i % 2, transform)]
+        return flows
+
+    def density(self, stay: int, leave: int) -> nn.Module:
+        """The density of the channels that leave, whatever those that stay are."""
+        return Constant((leave, 1, 1))
 
 
 class NICE(FlowPart, kind="nice"):
     """Additive couplings of interleaved halves, fully connected, and a scaling at the end (Dinh et al., 2015).
+
+    The code is Gaussian, where theirs is logistic for most data, and the last layer has a shift too.
 
     Example:
         >>> fvae.recipes.nice((4,), flow=fvae.NICE(depth=2, width=8)).encode(torch.randn(3, 4)).shape
@@ -105,4 +164,42 @@ class NICE(FlowPart, kind="nice"):
     """hidden layers of each coupling's network"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
-        return architectures.nice(shape, **dict(self))
+        check_halves(shape)
+        d = math.prod(shape)
+        flows: list[Flow] = [Flatten(shape), Permute(torch.cat([torch.arange(0, d, 2), torch.arange(1, d, 2)]))]
+        for i in range(self.depth):
+            keep = d // 2 if i % 2 else d - d // 2
+            net = coupling_mlp(keep, d - keep, self.width, self.hidden)
+            flows += [Coupling(net, keep, Additive()), Permute(torch.arange(d).roll(-keep))]
+        return Chain(*flows, scaling((d,)))
+
+
+# What they consist of
+
+
+def check_halves(shape: Shape) -> None:
+    """Refuse data of one value; raises ``InputError``."""
+    if math.prod(shape) == 1:
+        raise InputError("expected data or latents of 2 values or more, which couplings halve, found 1", "flow")
+
+
+def coupling_network(shape: Shape, c_in: int, c_out: int, width: int) -> nn.Module:
+    """(B, c_in, *) -> (B, c_out, *), zero at the start."""
+    return CouplingNet(c_in, c_out, width) if is_image(shape) else coupling_mlp(c_in, c_out, width)
+
+
+def channel_coupling(shape: Shape, width: int, transform: Transform) -> Coupling:
+    """The first half of the channels sets the transform of the second."""
+    check_halves(shape)
+    keep = shape[0] // 2
+    net = coupling_network(shape, keep, transform.parameters * (shape[0] - keep), width)
+    return Coupling(net, keep, transform)
+
+
+def glow_steps(shape: Shape, mixings: Sequence, width: int, transform: Transform, actnorm: bool = True) -> list[Flow]:
+    """Actnorm, mixing and coupling, for each of the mixings."""
+    flows: list[Flow] = []
+    for mixing in mixings:
+        coupling = channel_coupling(shape, width, transform)
+        flows += [ActNorm(shape, actnorm), mixing(shape[0]), coupling]
+    return fuse(flows)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from fvae import conditioners
-from fvae.conditioners import ClassMeans, relative_to_class, with_std
+from fvae.conditioners import ClassMeans, NetworkStd, SharedStd, by_channel, relative_to_class
 from fvae.flows import Elementwise, Flow
 from fvae.networks.by_shape import Shape, zero_layer
 from fvae.schema import OpenShare, Part, Positive
@@ -87,5 +87,8 @@ class Noise(Posterior, kind="noise"):
 
     def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
         mean = nn.Sequential(encoder, conditioners.BatchNorm(latent[0], least=1e-6)) if self.normalize else encoder
-        head = zero_layer(latent, latent[0]) if self.std == "network" else None
-        return Elementwise(with_std(mean, self.sigma, self.std, latent, self.lr_scale, head=head, name="sigma_1"))
+        if self.std == "network":
+            head = zero_layer(latent, latent[0])
+            return Elementwise(NetworkStd(mean, head, self.sigma, self.lr_scale, name="sigma_1"))
+        shape, trained = by_channel(latent) if self.std == "channel" else (), self.std != "fixed"
+        return Elementwise(SharedStd(mean, self.sigma, trained, self.lr_scale, shape, name="sigma_1"))

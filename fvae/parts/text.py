@@ -32,7 +32,7 @@ class TextDecoder(Part):
 
 
 class LSTM(TextDecoder, kind="lstm"):
-    """An LSTM that begins at z and sees it beside each token.
+    """An LSTM that begins at z and sees it with each token.
 
     Example:
         >>> fvae.recipes.text_vae((9, 12), decoder=fvae.LSTM(hidden=16)).sample(2).shape[0]
@@ -49,7 +49,7 @@ class LSTM(TextDecoder, kind="lstm"):
 
 
 class Transformer(TextDecoder, kind="transformer"):
-    """A causal transformer that sees z beside each token (Radford et al., 2019).
+    """A causal transformer that sees z with each token (Radford et al., 2019).
 
     Example:
         >>> fvae.recipes.text_vae((9, 12), decoder=fvae.Transformer(layers=1, heads=2, hidden=16)).sample(2).shape[0]

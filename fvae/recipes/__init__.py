@@ -1,7 +1,8 @@
 """Every model as a choice of parts. A recipe's arguments are its settings; ``RECIPES`` has all of them by name.
 
 A model made by a recipe knows the recipe and the settings that made it (``model.config``), which is all that is needed
-to build it again. To add a recipe, decorate a function with ``recipe``; to add a choice of a part, subclass the part.
+to build it again. To add a recipe, decorate a function with ``recipe``, or with ``variant`` where it differs from
+another in its defaults alone; to add a choice of a part, subclass the part.
 """
 
 from fvae.parts.coders import Coder, Identity, Squeezing, Strided
@@ -9,6 +10,6 @@ from fvae.parts.decoders import Decoder, GaussianDecoder
 from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, OneSided, Posterior, TwoSided
 from fvae.parts.text import LSTM, TextDecoder, TextEncoder, Transformer
-from fvae.recipes.images import bn_vae, cvae, f_vae, f_vae_general, f_vae_reduced, glow, nice, noisy_flow, realnvp, vae
-from fvae.recipes.registry import RECIPES, recipe
-from fvae.recipes.text import language_model, text_vae
+from fvae.recipes.images import *
+from fvae.recipes.registry import RECIPES, recipe, variant
+from fvae.recipes.text import *

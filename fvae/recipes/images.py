@@ -1,4 +1,4 @@
-"""Recipes of images and of rows of numbers: each is a choice of parts."""
+"""Recipes of images and of tabular data: each is a choice of parts."""
 
 from typing import Annotated
 
@@ -11,9 +11,11 @@ from fvae.parts.decoders import Decoder, GaussianDecoder
 from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, Posterior, TwoSided
 from fvae.recipes.models import exact_model, from_data, latent_model
-from fvae.recipes.registry import Bits, Classes, Shape, recipe
+from fvae.recipes.registry import Bits, Classes, Shape, recipe, variant
 from fvae.schema import Count, Positive
 from fvae.transforms import Affine
+
+__all__ = ["bn_vae", "cvae", "f_vae", "f_vae_general", "f_vae_reduced", "glow", "nice", "noisy_flow", "realnvp", "vae"]
 
 
 @recipe
@@ -107,7 +109,7 @@ def cvae(
 
     Encoder and decoder don't see the label, unlike those of Sohn et al. (2015). What the latent says of the image
     competes with what it says of the label: the wide fixed sigma is for samples of the right class, of images; for a
-    good bound, and for rows of numbers, take decoder.std scalar and decoder.likelihood discretized.
+    good bound, and for tabular data, take decoder.std scalar and decoder.likelihood discretized.
 
     Example:
         >>> model = fvae.recipes.cvae((4,), classes=3, coder=fvae.Strided(size=2, width=8))
@@ -117,16 +119,8 @@ def cvae(
     return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
-@recipe
-def bn_vae(
-    shape: Shape,
-    coder: Coder = Strided(size=32, levels=2),
-    posterior: Posterior = TwoSided(),
-    flow: FlowPart = NoFlow(),
-    decoder: Decoder = GaussianDecoder(),
-    classes: Classes = 0,
-    bits: Bits = 8,
-) -> LatentModel:
+@variant(vae, coder=Strided(size=32, levels=2), posterior=TwoSided())
+def bn_vae() -> None:
     """A VAE with a batch-normalized posterior, so that its KL can't vanish (Zhu et al., 2020; two-sided: Su, 2020).
 
     Example:
@@ -134,19 +128,10 @@ def bn_vae(
         >>> model.elbo(torch.randn(8, 4)).shape
         torch.Size([8])
     """
-    return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
-@recipe
-def f_vae(
-    shape: Shape,
-    coder: Coder = Squeezing(),
-    posterior: Posterior = Noise(),
-    flow: FlowPart = Glow(width=128),
-    decoder: Decoder = GaussianDecoder(sigma=0.005),
-    classes: Classes = 0,
-    bits: Bits = 8,
-) -> LatentModel:
+@variant(vae, coder=Squeezing(), posterior=Noise(), flow=Glow(width=128), decoder=GaussianDecoder(sigma=0.005))
+def f_vae() -> None:
     """A VAE whose posterior is a conditional flow, or whose prior is one: the same (Su & Wu, 2018).
 
     z = F(sigma_1 u + E(x)), x ~ N(G(F^-1(z)), sigma_2^2). Built in its equal form, posterior sigma_1 u + E(x) under the
@@ -157,19 +142,10 @@ def f_vae(
         >>> model.elbo(torch.randint(256, (3, 1, 8, 8)), samples=4).shape
         torch.Size([3])
     """
-    return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
-@recipe
-def f_vae_reduced(
-    shape: Shape,
-    coder: Coder = Strided(),
-    posterior: Posterior = Noise(sigma=0.1),
-    flow: FlowPart = Glow(),
-    decoder: Decoder = GaussianDecoder(),
-    classes: Classes = 0,
-    bits: Bits = 8,
-) -> LatentModel:
+@variant(vae, posterior=Noise(sigma=0.1), flow=Glow())
+def f_vae_reduced() -> None:
     """f-VAE of fewer dimensions than the data: sigma_1 u + E(x) in R^d under a flow's density (Su & Wu, 2018).
 
     Example:
@@ -177,7 +153,6 @@ def f_vae_reduced(
         >>> model.encode(torch.randn(3, 4)).shape
         torch.Size([3, 2])
     """
-    return latent_model(shape, coder, posterior, flow, decoder, classes, bits)
 
 
 @recipe

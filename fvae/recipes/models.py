@@ -47,13 +47,13 @@ def prior_of(latent: Shape, flow: FlowPart, classes: int, squeeze_first: bool = 
 
 
 def assemble(data: Modality, posterior: nn.Module, decoder: nn.Module, prior: Flow, latent: Shape) -> LatentModel:
-    """A model of images, which the networks scale inside, or of rows, which come in any units."""
+    """A model of images, which the networks scale inside, or of tables, which come in any units."""
     preprocess = Standardize(*data.shape) if isinstance(data, Table) else None
     return LatentModel(posterior, decoder, prior, data.shape, latent, preprocess, data)
 
 
 def modality(shape: Shape, bits: int) -> Modality:
-    """What data of a shape are: images in bins, or rows."""
+    """What data of a shape are: images in bins, or a table."""
     return Images(shape, bits=bits) if is_image(shape) else Table(shape)
 
 

@@ -3,7 +3,8 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BeforeValidator, Field, create_model
 
@@ -16,15 +17,15 @@ RECIPES: dict[str, Any] = {}
 def dimensions(*allowed: int, expected: str) -> BeforeValidator:
     """Refuse a shape of another number of dimensions."""
 
-    def check(shape: tuple[int, ...]) -> tuple[int, ...]:
-        if len(shape) not in allowed:
+    def check(shape: Any) -> tuple[int, ...]:
+        if not isinstance(shape, tuple | list) or len(shape) not in allowed:
             raise ValueError(f"expected {expected}, found {shape}")
-        return shape
+        return tuple(shape)
 
     return BeforeValidator(check)
 
 
-Shape = Annotated[tuple[Count, ...], dimensions(1, 3, expected="images (channels, height, width) or rows (columns,)")]
+Shape = Annotated[tuple[Count, ...], dimensions(1, 3, expected="images (channels, height, width) or tables (columns,)")]
 TextShape = Annotated[
     tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=5)]],
     dimensions(2, expected="text (max_length + 1, vocabulary size)"),
@@ -45,25 +46,50 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
     The recipe's ``settings`` are a pydantic model of its arguments but ``shape``: what Python, YAML and flags may say.
     A part of the recipe's default kind begins from the recipe's own settings of it.
     """
+    signature = inspect.signature(make, eval_str=True)
     fields: dict[str, Any] = {}
-    for name, p in inspect.signature(make, eval_str=True).parameters.items():
+    for name, p in signature.parameters.items():
         annotation = p.annotation
         if isinstance(p.default, Part):
             annotation = Annotated[annotation, BeforeValidator(p.default.completed)]
-        fields[name] = (annotation, p.default)
-    shape_type = fields.pop("shape")[0]
-    shape_schema = create_model(make.__name__, __config__=CONFIG, shape=(shape_type, ...))
+        fields[name] = (annotation, ... if p.default is p.empty else p.default)
+    shape_field = fields.pop("shape")
+    shape_schema = create_model(make.__name__, __config__=CONFIG, shape=shape_field)
     schema = create_model(make.__name__, __config__=CONFIG, **fields)
 
     @functools.wraps(make)
-    def build(shape: tuple[int, ...], **settings: Any) -> LatentModel:
-        shape = dict(checked(shape_schema, {"shape": tuple(shape)}))["shape"]
+    def build(*args: Any, **settings: Any) -> LatentModel:
+        named = {name: value for name, value in settings.items() if name in signature.parameters}
+        settings |= signature.bind(*args, **named).arguments
+        shape = dict(checked(shape_schema, {"shape": settings.pop("shape")}))["shape"]
         values = checked(schema, settings)
         model = make(shape, **dict(values))
         model.config = {"recipe": make.__name__, "shape": list(shape), "settings": values.model_dump()}
         return model
 
     build.__doc__ = f"{(make.__doc__ or '').rstrip()}\n{COMMON}"
-    build.settings, build.takes_text = schema, shape_type is TextShape  # type: ignore[attr-defined]
+    build.__signature__ = readable(signature)  # type: ignore[attr-defined]
+    build.settings, build.takes_text = schema, shape_field[0] is TextShape  # type: ignore[attr-defined]
     RECIPES[make.__name__] = build
     return build
+
+
+def readable(signature: inspect.Signature) -> inspect.Signature:
+    """A signature for ``help``, whose types say nothing of bounds and descriptions."""
+    annotations = {name: p.annotation for name, p in signature.parameters.items()}
+    types = get_type_hints(SimpleNamespace(__annotations__=annotations))
+    return signature.replace(parameters=[p.replace(annotation=types[name]) for name, p in signature.parameters.items()])
+
+
+def variant(base: Callable[..., LatentModel], **defaults: Any) -> Callable[..., Callable[..., LatentModel]]:
+    """A recipe of the same arguments as ``base`` with other defaults, named and described by the decorated function."""
+    original = base.__wrapped__  # type: ignore[attr-defined]
+    signature = inspect.signature(original, eval_str=True)
+    parameters = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
+
+    def decorate(described: Callable[[], None]) -> Callable[..., LatentModel]:
+        make: Any = functools.wraps(described)(lambda shape, **settings: original(shape, **settings))
+        make.__signature__ = signature.replace(parameters=parameters)
+        return recipe(make)
+
+    return decorate

@@ -16,6 +16,8 @@ from fvae.recipes.models import prior_of
 from fvae.recipes.registry import Classes, TextShape, recipe
 from fvae.schema import Count
 
+__all__ = ["language_model", "text_vae"]
+
 
 @recipe
 def text_vae(

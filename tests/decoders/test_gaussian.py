@@ -27,7 +27,7 @@ def around_z(std: float) -> SharedStd:
 
 @torch.no_grad()
 def test_the_gaussian_is_a_density():
-    """log q(x|z) is that of torch's normal distribution, and its mean is what is decoded."""
+    """log p(x|z) is that of torch's normal distribution, and its mean is what is decoded."""
     conditioner = perturb(MeanStd(Net(2, 6)))
     x, z = torch.randn(5, 3), torch.randn(5, 2)
     mean, log_std = conditioner(z)

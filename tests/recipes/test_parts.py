@@ -1,5 +1,6 @@
 """What the settings of recipes and of their parts do."""
 
+import inspect
 import math
 import re
 
@@ -12,8 +13,8 @@ from fvae.conditioners import SharedStd
 from fvae.conditioners.constant import by_channel
 from fvae.density import total
 from fvae.flows import Checkerboard, Coupling, Flatten, InvertibleConv, Permute
-from fvae.networks.conv import ConvNeXt, Residual
-from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, glow, recipe, vae
+from fvae.networks.residual import Residual
+from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, Strided, bn_vae, glow, recipe, vae, variant
 from fvae.transforms import Additive
 
 
@@ -153,11 +154,12 @@ def test_normalized_means_have_deviation_one():
         torch.testing.assert_close(a.std(1, correction=0), torch.ones(len(a)), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("block", "kind"), [("residual", Residual), ("convnext", ConvNeXt)])
-def test_blocks_are_those_asked_for(block, kind):
+@pytest.mark.parametrize(("block", "kernel"), [("residual", 3), ("convnext", 7)])
+def test_blocks_are_those_asked_for(block, kernel):
     """E and G are made of the blocks named: as many as asked for, after each squeeze and before each unsqueeze."""
     model = make("f_vae", GREY, coder={"block": block, "blocks": 3, "squeezes": 2}, flow={"levels": 1})
-    assert sum(isinstance(m, kind) for m in model.modules()) == 12
+    kernels = [m.body[0].kernel_size for m in model.modules() if isinstance(m, Residual)]
+    assert kernels == 12 * [(kernel, kernel)]
 
 
 @torch.no_grad()
@@ -186,6 +188,23 @@ def test_an_untrained_f_vae_is_a_squeeze(name, extra):
 
 
 # Choices
+
+
+def test_a_variant_differs_in_its_defaults_alone():
+    """Also of a variant: arguments, their checks and their order are the base's, name and text its own."""
+    try:
+
+        @variant(bn_vae, coder=Strided(size=3))
+        def small_bn_vae() -> None:
+            """A small one."""
+
+        model, arguments = small_bn_vae((4,)), inspect.signature(small_bn_vae).parameters
+        assert model.latent == (3,) and model.config["recipe"] == "small_bn_vae"
+        assert model.config["settings"] == bn_vae((4,), Strided(size=3)).config["settings"]
+        assert list(arguments) == list(inspect.signature(vae).parameters) and arguments["coder"].default.size == 3
+        assert (small_bn_vae.__doc__ or "").startswith("A small one.\n")
+    finally:
+        RECIPES.pop("small_bn_vae", None)
 
 
 def test_some_settings_of_a_part_change_the_recipes_own():

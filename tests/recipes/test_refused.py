@@ -8,7 +8,7 @@ import torch
 from conftest import SEEN, TEXT
 
 from fvae.errors import InputError
-from fvae.recipes import RECIPES
+from fvae.recipes import RECIPES, GaussianDecoder, Glow, glow, vae
 
 GREY = (1, 8, 8)
 SHAPES = dict.fromkeys(SEEN, GREY) | dict.fromkeys(TEXT, (9, 12))
@@ -71,7 +71,7 @@ def nested(argument: str, value: object) -> dict:
 
 NO_DATA, NO_TEXT = (
     f"expected {re.escape(expected)}, found "
-    for expected in ("images (channels, height, width) or rows (columns,)", "text (max_length + 1, vocabulary size)")
+    for expected in ("images (channels, height, width) or tables (columns,)", "text (max_length + 1, vocabulary size)")
 )
 SIDES = "expected height and width divisible by {}, found {}; .* size {}"
 LEVELS = [
@@ -96,7 +96,7 @@ CASES = [
     ),
     *((r, SHAPES[r], {"breadth": 3}, "breadth", "no such setting; the settings are .*") for r in RECIPES),
     *((r, GREY, {"flow": {"breadth": 3}}, "flow.breadth", "no such setting") for r in SEEN),
-    *((r, shape, {}, "shape", NO_DATA + re.escape(str(shape))) for r in SEEN for shape in ((1, 8), (1, 8, 8, 8), ())),
+    *((r, s, {}, "shape", NO_DATA + re.escape(str(s))) for r in SEEN for s in ((1, 8), (1, 8, 8, 8), (), 4, "4")),
     *((r, shape, {}, "shape", NO_TEXT + re.escape(str(shape))) for r in TEXT for shape in ((1, 8, 8), (8,))),
     *((r, (1, 8, 0), {}, "shape.2", f"{AT_LEAST} 1, found 0") for r in SEEN),
     *((r, (1, 8, 8.0), {}, "shape.2", f"{INTEGER}, found 8.0") for r in SEEN),
@@ -142,6 +142,27 @@ def test_an_error_names_the_argument(recipe, shape, settings, argument, message)
         RECIPES[recipe](shape, **settings)
     assert error.value.argument == argument
     assert re.fullmatch(message, error.value.message), error.value.message
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "message"),
+    [
+        (Glow, {"levels": 0}, f"levels: {AT_LEAST} 1, found 0"),
+        (Glow, {"level": 2}, r"level: no such setting; did you mean levels\?"),
+        (GaussianDecoder, {"least": 2.0}, "least: expected less than sigma, 0.3, found 2"),
+    ],
+)
+def test_a_part_names_its_setting(part, settings, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        part(**settings)
+
+
+def test_arguments_may_be_given_by_position():
+    """In the order of the signature, as of any function."""
+    model = glow((4,), Glow(depth=1, width=8), 3)
+    assert model.classes == 3 and model.config["settings"]["flow"]["width"] == 8
+    with pytest.raises(TypeError, match="multiple values for argument 'coder'"):
+        vae((4,), {"size": 1}, coder={"size": 2})
 
 
 def test_every_wrong_setting_is_one_of_some_recipe():

@@ -96,7 +96,7 @@ def test_terms_do_not_depend_on_padding_or_on_the_batch(extra, float64):
 
 
 def by_steps(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-    """log q(x|z) token by token, with the state that sampling keeps."""
+    """log p(x|z) token by token, with the state that sampling keeps."""
     net = model.decoder.net
     token, state, found = torch.full((len(x),), BOS), net.begin(z), 0.0
     for column in x.T:
