@@ -28,6 +28,17 @@ class Settings(BaseModel):
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # validation itself need not call it
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Describe the settings in the docstring, which ``help`` shows."""
+        described = [
+            f"        {name}: {' '.join((field.description or '').split())}"
+            + ("" if field.default is None else f" (default: {field.default!r})")
+            for name, field in cls.model_fields.items()
+        ]
+        if described and cls.__doc__:
+            cls.__doc__ = "\n".join([cls.__doc__.rstrip(), "", "    Args:", *described, "    "])
+
 
 class Part(Settings):
     """An argument of a recipe that is a choice with settings of its own, as the flow F or the decoder.

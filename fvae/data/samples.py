@@ -12,7 +12,7 @@ from fvae.data.modality import Modality, Shape
 from fvae.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Samples of one modality: values (N, ...) as they are stored, a name each, and maybe labels (N,) int64.
 
@@ -22,6 +22,8 @@ class Samples:
 
     Example:
         >>> train, test = fvae.read_data("digits")
+        >>> train
+        Samples(1702 images of 8x8 gray, labelled)
         >>> train.values.shape[1:], train.values.dtype, len(train.names) == len(train)
         ((1, 8, 8), dtype('uint8'), True)
     """
@@ -40,6 +42,10 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        labels = "" if self.labels is None else ", labelled"
+        return f"Samples({len(self)} {self.modality.noun} of {self.modality.size}{labels})"
 
     def take(self, indices: np.ndarray) -> "Samples":
         """The samples of these indices, in their order."""
