@@ -10,7 +10,9 @@ from typing import Any
 
 from fvae.errors import InputError, MachineError
 
-RUN_FILES = ("config.yaml", "config.json", "model.safetensors", "metrics.csv")
+# What a run folder consists of, beside its previews
+RUN_FILES = {"config.yaml", "config.json", "model.safetensors", "metrics.csv", "tokenizer.json", "skipped.txt"}
+RUN_FILES |= {"last.ckpt"}
 
 
 @contextmanager

@@ -2,17 +2,20 @@
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fvae.errors import InputError
 from fvae.model import LatentModel
+from fvae.tokens import PAD
 
 
 @torch.no_grad()
 def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | None = None) -> Tensor:
     """Decode the straight line between the codes of two samples, or the square between those of four.
 
-    Each end is a sample (*shape); the result is (steps, *shape) of two, (steps, steps, *shape) of four. ``y`` are the
-    ends' labels (2,) or (4,), where the model is conditioned on them: the way then leads from label to label too.
+    Each end is a sample (*shape); the result is (steps, *shape) of two, (steps, steps, *shape) of four. Sentences are
+    token numbers (T,), as many as each has. ``y`` are the ends' labels (2,) or (4,), where the model is conditioned on
+    them: the way then leads from label to label too.
     Raises ``ValueError`` for another number of ends, or fewer than 2 steps.
 
     Example:
@@ -22,11 +25,10 @@ def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | N
         >>> fvae.interpolate(model, a, b, steps=5).shape
         torch.Size([5, 1, 8, 8])
     """
-    e = model.encode(torch.stack(ends), y)
-    rows, weights = grid(e, steps), label_weights(model, y, steps)
-    shape = (-1, *model.decode(e[:1], None if weights is None else weights[0, :1]).shape[1:])
-    decoded = [model.decode(row, None if weights is None else weights[i]).view(shape) for i, row in enumerate(rows)]
-    return decoded[0] if len(decoded) == 1 else torch.stack(decoded)
+    x = torch.stack(ends) if model.modality.dims else pad_sequence(list(ends), batch_first=True, padding_value=PAD)
+    points, weights = grid(model.encode(x, y), steps), label_weights(model, y, steps)
+    decoded = model.decode(points.flatten(0, 1), None if weights is None else weights.flatten(0, 1))
+    return decoded if len(points) == 1 else decoded.unflatten(0, (steps, steps))
 
 
 def grid(e: Tensor, steps: int) -> Tensor:

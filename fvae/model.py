@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from fvae.conditioners import mean_over_processes
 from fvae.conditioners.base import declared
+from fvae.data.files import argument_named
 from fvae.data.modality import Modality
 from fvae.density import log_normal, mean_log_normal, total
+from fvae.errors import InputError
 from fvae.flows import Chain
 from fvae.transforms import Affine
 
@@ -97,6 +99,7 @@ class LatentModel(nn.Module):
     prior: Any
     preprocess: Any
     config: dict[str, Any]  # recipe, shape and settings; empty where no recipe made it
+    initialized = False  # whether ``initialize``, ``fit`` or ``load`` has set what is set from data
 
     def __init__(
         self,
@@ -161,13 +164,48 @@ class LatentModel(nn.Module):
         """The posterior's condition: preprocessed x, and y where it declares that it takes that too."""
         return (x, y) if self.takes_y["posterior"] else x
 
+    @property
+    def expected_y(self) -> str:
+        return f"labels 0 .. {self.classes - 1}" if self.classes else f"a context of {self.context} numbers"
+
     def check(self, y: Tensor | None) -> None:
         """Refuse a y that no part takes, or none where one does; raises ``ValueError``."""
         if y is None and (self.classes or self.context):
-            expected = f"labels 0 .. {self.classes - 1}" if self.classes else f"a context of {self.context} numbers"
-            raise ValueError(f"y: expected {expected}, found none: this model is conditioned on them")
+            raise InputError(f"expected {self.expected_y}, found none: this model is conditioned on them", "y")
         if y is not None and not (self.classes or self.context):
-            raise ValueError("y: expected no labels: this model was made without classes")
+            raise InputError("expected no labels: this model was made without classes", "y")
+
+    def inputs(
+        self, y: Tensor | None, x: Tensor | None = None, e: Tensor | None = None, continuous: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Data x or codes e, and y, of the types that the parts take; raises ``ValueError`` for those they don't take.
+
+        The methods below begin with it. Training doesn't call it, since it waits for the device: it looks at values.
+        ``continuous`` allows images that are not whole numbers to leave the bins, as decoded ones may.
+        """
+        self.check(y)
+        if x is not None:
+            with argument_named("x"):
+                self.modality.check_input(x.detach(), continuous)
+            values = x.to(self.like.dtype) if x.is_floating_point() or self.modality.bits else x
+        else:
+            assert e is not None
+            if tuple(e.shape) != (len(e), math.prod(self.latent)):
+                raise InputError(f"expected codes (N, {math.prod(self.latent)}), found {tuple(e.shape)}", "e")
+            values = e.to(self.like.dtype)
+        if y is None:
+            return values, None
+        n, k = len(values), self.classes or self.context
+        labels = self.classes and y.ndim == 1
+        if tuple(y.shape) != ((n,) if labels else (n, k)):
+            raise InputError(f"expected {self.expected_y} for each of {n} samples, found shape {tuple(y.shape)}", "y")
+        if not labels:
+            return values, y.to(self.like.dtype)
+        if y.is_floating_point():
+            raise InputError(f"expected {self.expected_y} of an integer type, found {y.dtype}", "y")
+        if len(wrong := y[(y < 0) | (y >= k)]):
+            raise InputError(f"expected {self.expected_y}, found {wrong[0]}", "y")
+        return values, y.long()
 
     def gaussian_of(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Mean and log standard deviation of q(z|x) for preprocessed x; None where the posterior offers none."""
@@ -207,14 +245,16 @@ class LatentModel(nn.Module):
 
         With one sample the evidence lower bound, -(rate + distortion), with the rate in closed form where it has one;
         with K > 1 the importance-weighted bound of K draws, which is tighter (Burda et al., 2016). It is exact where
-        nothing is drawn. Raises ``ValueError`` for labels that are missing or that the model doesn't take.
+        nothing is drawn. Raises ``ValueError`` for data or labels that the model doesn't take, as do the methods below.
         """
+        x, y = self.inputs(y, x)
         if samples < 1:
             raise ValueError(f"samples: expected 1 or more, found {samples}")
         if samples == 1:
             terms = self(x, y)
             return -(terms.rate + terms.distortion)
-        return -importance_bound(self.draws(x, y, [self.noise(len(x)) for _ in range(samples)], sampled=True))
+        draws = self.draws(x, y, [self.noise(len(x)) for _ in range(samples)], sampled=True)
+        return -importance_bound(draws).to(draws[0].log_x)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The exact log-density of continuous data, in nats, of a model that is a flow: (B, *shape) -> (B,).
@@ -225,7 +265,7 @@ class LatentModel(nn.Module):
         exact_latent = getattr(self.posterior, "exact_latent", None)
         if exact_latent is None:
             raise ValueError("log_prob: this model has no exact likelihood; elbo gives a lower bound on it")
-        self.check(y)
+        x, y = self.inputs(y, x, continuous=True)
         x, volume = self.preprocess(x)
         z, log_det = exact_latent(x)
         e, log_det_prior = self.prior(z, y)
@@ -233,14 +273,14 @@ class LatentModel(nn.Module):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D)."""
-        self.check(y)
+        x, y = self.inputs(y, x, continuous=True)
         u = torch.zeros(len(x), *self.noise_shape, dtype=self.like.dtype, device=self.like.device)
         z, _ = self.posterior(u, self.condition(self.preprocess(x)[0], y))
         return self.prior(z, y)[0]
 
     def decode(self, e: Tensor, y: Tensor | None = None) -> Tensor:
         """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
-        self.check(y)
+        e, y = self.inputs(y, e=e)
         z = self.prior.inverse(e, y)
         return self.preprocess.inverse(self.decoder.mean(z, y) if self.takes_y["decoder"] else self.decoder.mean(z))
 
@@ -259,11 +299,13 @@ class LatentModel(nn.Module):
 def importance_bound(terms: Iterable[Terms]) -> Tensor:
     """The K-sample bound on -log p(x), in nats (B,): -log 1/K sum_k exp(-(rate_k + distortion_k)).
 
+    It is computed in float64, on the CPU, since not every device has that type.
+
     In the mean over the draws it falls towards -log p(x) as K grows (Burda et al., 2016). Raises ``ValueError`` for
     terms that were not sampled, whose weights are not those of their draws.
     """
     terms = list(terms)
     if any(t.kl is not None and t.kl.numel() and (t.log_u == mean_log_normal(t.kl.shape[1])).all() for t in terms):
         raise ValueError("terms: expected those of model(x, sampled=True), found a rate in closed form")
-    log_weights = torch.stack([-(t.rate + t.distortion).double() for t in terms])
+    log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in terms])
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

@@ -90,7 +90,7 @@ class TrainSettings(Settings):
     compile: bool = False
     """use torch.compile: needs a C++ compiler, and minutes before the first step"""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """seed of the initial weights, the order of the samples and the noise"""
+    """seed of the order of the samples and of the noise; `fvae train` draws the initial weights by it, too"""
     accelerator: str = "auto"
     """Lightning Fabric's accelerator: auto, cpu, gpu, ..."""
     devices: Count = 1

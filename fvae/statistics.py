@@ -15,7 +15,8 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
     """Set every ``ActNorm`` from one batch, in one pass: each sees the output of those before it, already set.
 
     Data-dependent initialization (Kingma & Dhariwal, 2018). Call it once, before training (and before compiling or
-    wrapping for several devices), with a large batch x (256 is enough); ``fvae.fit`` does. A loaded model needs none.
+    wrapping for several devices), with a large batch x (256 is enough); ``fvae.fit`` does, unless the model has been
+    initialized, trained or loaded before.
 
     Example:
         >>> model = fvae.recipes.glow((4,), flow=fvae.Glow(depth=1, width=8))
@@ -34,6 +35,8 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    if isinstance(model, LatentModel):
+        model.initialized = True
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from fvae.errors import InputError, did_you_mean
 from fvae.files import need_folder
 from fvae.recipes import RECIPES
 from fvae.runs.config import read_config
-from fvae.runs.model import read_config as read_model_config
+from fvae.runs.model import read_model_config
 from fvae.runs.renamed import MODEL, renamed
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names

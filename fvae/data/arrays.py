@@ -16,7 +16,9 @@ from fvae.data.table import Table, numeric_columns
 from fvae.errors import InputError
 
 
-def from_memory(data: Any, labels: Any = None, like: Modality | None = None) -> Samples:
+def from_memory(
+    data: Any, labels: Any = None, like: Modality | None = None, arguments: tuple[str, str] = ("data", "labels")
+) -> Samples:
     """Data in memory as samples of the modality ``like``, which is a model's.
 
     ``data`` is one of
@@ -27,18 +29,18 @@ def from_memory(data: Any, labels: Any = None, like: Modality | None = None) -> 
     - ``Samples``, returned as they are.
 
     ``labels`` (N,) are integers from 0 or names. Without ``like`` a DataFrame is a table, and anything else an array on
-    its own scale. Raises ``InputError``.
+    its own scale. Raises ``InputError``, which names one of the ``arguments``.
     """
     if isinstance(data, Samples) and labels is None:
         return data
-    with argument_named("data"):
+    with argument_named(arguments[0]):
         values, own_labels, columns = unpack(data)
     if own_labels is not None and labels is not None:
-        raise InputError("expected none, since the data have their own", "labels")
+        raise InputError("expected none, since the data have their own", arguments[1])
     labels = own_labels if labels is None else labels
-    with argument_named("data"):
+    with argument_named(arguments[0]):
         samples = as_samples(values, columns, like)
-    with argument_named("labels"):
+    with argument_named(arguments[1]):
         return samples if labels is None else with_labels(samples, labels)
 
 

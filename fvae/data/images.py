@@ -85,6 +85,17 @@ class Images(Modality):
         """8-bit values to bins, floor(x / 2^(8 - bits))."""
         return values >> (8 - self.bits)
 
+    def check_input(self, x: Tensor, continuous: bool = False) -> None:
+        """Refuse values out of the bins (whole ones only if ``continuous``), and images scaled to [0, 1] or [-1, 1]."""
+        super().check_input(x)
+        most, low, high = 2**self.bits - 1, float(x.min()), float(x.max())
+        whole = not x.is_floating_point() or bool((x == x.round()).all())
+        scaled = not whole and most > 1 and low >= -1 and high <= 1
+        if scaled or ((low < 0 or high > most) and (whole or not continuous)):
+            hint = f": multiply by {most} and round" if scaled and low >= 0 else ""
+            hint = f": divide 8-bit values by {2 ** (8 - self.bits)} and round down" if high > most < 255 else hint
+            raise InputError(f"expected 0 .. {most}, found {low:.6g} .. {high:.6g}{hint}")
+
     def scaled(self, x: Tensor) -> Tensor:
         return to_unit(x, self.bits)
 

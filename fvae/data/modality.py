@@ -101,14 +101,14 @@ class Modality:
         self.check_all(np.isfinite(values), values, "finite numbers")
         return values
 
-    def check_shape(self, values: np.ndarray) -> None:
+    def check_shape(self, values: np.ndarray | Tensor) -> None:
         """Refuse values that are not (N, *shape), or empty; raises ``InputError``."""
         if values.shape[1:] != self.shape or not values.ndim:
             expected = f"expected ({', '.join(['N', *map(str, self.shape)])}) for this model"
             hint = ", one sample: add a batch dimension" if values.shape == self.shape else ""
             if len(self.shape) == 3 and values.shape[1:] == (*self.shape[1:], self.shape[0]):
                 hint = ", whose channels are last: move them to dimension 1"
-            raise InputError(f"{expected}, found {values.shape}{hint}")
+            raise InputError(f"{expected}, found {tuple(values.shape)}{hint}")
         if not len(values):
             raise InputError(f"expected 1 or more of the {self.noun}, found none")
 
@@ -130,6 +130,10 @@ class Modality:
     def collate(self, values: Any) -> Any:
         """Stored values (N, ...), an array or a tensor, as the model takes them."""
         return values
+
+    def check_input(self, x: Tensor, continuous: bool = False) -> None:
+        """Refuse x that a model doesn't take, before it is given any; raises ``InputError``."""
+        self.check_shape(x)
 
     def scaled(self, x: Tensor) -> Tensor | None:
         """Preprocessed input on the scale of the networks, None where it has no scale."""

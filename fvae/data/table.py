@@ -209,7 +209,11 @@ def read_arrow(path: Path) -> Any:
         if path.name.lower().endswith(".parquet"):
             return pyarrow.parquet.read_table(path)
         table = pyarrow.csv.read_csv(path)
-        if all(map(is_number, table.column_names)):  # a file without a header
+        names = table.column_names
+        if "" in names:
+            found = f"none for column {names.index('') + 1}: an index of pandas? write it with index=False"
+            raise InputError(f"expected a name for each column, found {found}")
+        if all(map(is_number, names)) and names != [str(j) for j in range(len(names))]:  # a file without a header
             options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
             table = pyarrow.csv.read_csv(path, read_options=options)
             table = table.rename_columns(default_names(table.num_columns))

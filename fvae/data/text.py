@@ -60,7 +60,11 @@ class Text(Modality):
         return self.tokenizer
 
     def mismatch(self, other: Modality) -> str:
-        return "" if type(other) is type(self) and other.shape[1] == self.shape[1] else super().mismatch(other)
+        if not isinstance(other, Text) or other.shape[1] != self.shape[1] or other.shape[0] > self.shape[0]:
+            return super().mismatch(other)
+        if self.tokenizer and other.tokenizer and other.tokenizer.digest != self.tokenizer.digest:
+            return "expected sentences as the model's tokenizer encodes them, found those of another one"
+        return ""
 
     def merge_into(self, model: Modality, classes: Sequence[str]) -> Modality:
         return Text(model.shape, classes, self.tokenizer)
@@ -69,7 +73,7 @@ class Text(Modality):
         """Token numbers (N, T), padded, as int32."""
         length, size = self.shape
         if values.ndim != 2 or not 0 < values.shape[1] <= length or not len(values) or values.dtype.kind not in "iu":
-            expected = f"sentences, or token numbers (N, T) with T at most {length}"
+            expected = f"token numbers (N, T) with T at most {length}"
             raise InputError(f"expected {expected}, found {values.dtype} {values.shape}")
         self.check_all((values >= 0) & (values < size), values, f"token numbers 0 .. {size - 1}")
         return values.astype(np.int32, copy=False)
@@ -84,6 +88,9 @@ class Text(Modality):
     def collate(self, values: Any) -> Any:
         """Token numbers (N, T), no wider than the longest sentence."""
         return values[:, : max(1, int((values != PAD).sum(1).max()))] if len(values) else values
+
+    def check_input(self, x: Tensor, continuous: bool = False) -> None:
+        self.to_stored(x.cpu().numpy())
 
     def scaled(self, x: Tensor) -> None:
         return None
@@ -105,7 +112,7 @@ class Text(Modality):
         **options: Any,
     ) -> np.ndarray:
         """(N,) text."""
-        model.check(y)
+        e, y = model.inputs(y, e=e)
         z, (temperature, top_p, beam) = model.prior.inverse(e, y), generation
         x = model.decoder.beam(z, beam) if beam else model.decoder.draw(z, temperature, top_p, generator)
         return self.to_output(x.cpu().numpy())

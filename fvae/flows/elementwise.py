@@ -85,7 +85,7 @@ class Standardize(ActNorm):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Take mean and standard deviation of ``x`` by dimension; one that is constant there keeps its scale."""
-        std, mean = torch.std_mean(x.double(), 0, correction=0)
+        std, mean = torch.std_mean(x.cpu().double(), 0, correction=0)
         self.constant.set(mean, torch.where(std > 0, std, 1.0).log())
 
 

@@ -18,7 +18,7 @@ from fvae.runs.config import check_same, run_config
 from fvae.runs.model import check_fit
 
 CHECKPOINT = "checkpoints/last.ckpt"
-RUN_FILES = ("config.yaml", "config.json", "model.safetensors", CHECKPOINT)  # any of them makes a folder a run
+SIGNS = ("config.yaml", "config.json", "model.safetensors", CHECKPOINT)  # any of them makes a folder a run
 BOUNDS = {"held-out": "", "rate": "rate_", "distortion": "distortion_"}  # of each evaluation, on held-out data
 
 
@@ -27,7 +27,7 @@ def check_run(run: Path, resume: bool, content: dict[str, Any]) -> None:
 
     ``content`` is what its ``config.yaml`` has to say. Raises ``InputError``.
     """
-    found = [name for name in RUN_FILES if (run / name).exists()]
+    found = [name for name in SIGNS if (run / name).exists()]
     if not found:
         return
     if not resume:

@@ -60,7 +60,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         torch.Size([2, 4])
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_model_config(folder)
     try:
         model = RECIPES[config["recipe"]](config["shape"], **config["settings"])
     except InputError as error:
@@ -69,6 +69,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
+    model.initialized = True
     model.modality = modality_of(config, model.modality).load(config, folder)
     return model.to(device).eval()
 
@@ -97,7 +98,7 @@ def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], o
             raise InputError(f"{path}: {name} has shape {found}, the model of {origin} expects {expected}")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> dict[str, Any]:
     """The checked content of ``config.json``; raises ``InputError``."""
     path = folder / "config.json"
     if not folder.is_dir():

@@ -32,6 +32,11 @@ class AggressiveSchedule:
         for name, p in self.parameters:
             p.requires_grad_(not self.on or name.startswith("posterior.") == self.state["posterior"])
 
+    def restore(self) -> None:
+        """Give gradients to all parameters that had them."""
+        for _, p in self.parameters:
+            p.requires_grad_(True)
+
     def after(self, loss: float, size: int) -> None:
         """Advance, after a step of this loss in all, over so many tokens or samples.
 

@@ -3,7 +3,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 
 from fvae.conditioners import BatchNorm
-from fvae.data import Samples, from_memory, hold_out, read_data
+from fvae.data import Modality, Samples, from_memory, hold_out, load_data
 from fvae.errors import InputError
 from fvae.flows.fused import set_reversible
+from fvae.flows.fused.steps import all_steps
 from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
 from fvae.runs import save
@@ -46,18 +48,21 @@ def fit(
 ) -> list[Row]:
     """Train a model; returns a row of figures for each evaluation on held-out data, as ``metrics.csv`` has them.
 
-    Afterwards the model is in evaluation mode and has the averaged weights, those of the last evaluation.
+    A model that was trained or loaded before is trained further from its weights. However training ends, by an error
+    or an interruption too, the model is then in evaluation mode, has the averaged weights and is on the device where it
+    was.
 
     ``data`` is an array or a tensor (N, *shape), a DataFrame, a ``torch.utils.data.Dataset``, a path (see
     ``fvae.read_data``) or ``Samples``; images are 8-bit values 0 .. 255. ``labels`` (N,) are those of an array, for
-    models conditioned on them. ``test`` are held-out data, or a pair of data and labels; without them the test split of
-    a path, or else 5 % of the data, is held out.
+    models conditioned on them. ``test`` are held-out data, or a pair of data and labels, or a path, which is taken
+    whole; without them the test split of a path, or else 5 % of the data, is held out.
     ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
     ...
 
     With a folder ``run``, its config.yaml, metrics.csv, previews, model and checkpoint are written at each evaluation,
     and with ``resume`` a run that is there continues from its checkpoint; without one nothing is written. ``source``
-    says where the data of a run come from. With ``progress`` a bar is shown in a terminal or a notebook.
+    says where the data of a run come from (default: ``data``, where that is a path). With ``progress`` a bar is shown
+    in a terminal or a notebook.
 
     Raises ``ValueError`` for settings and data that don't fit the model, and for ``run`` if it can't be begun or
     resumed; ``OSError`` where a file can't be written.
@@ -77,7 +82,8 @@ def fit(
     content: dict[str, Any] = {}
     if run:
         check_savable(model)
-        content = description(model, source or DataSettings(), settings)
+        source = source or DataSettings(source=str(data) if isinstance(data, str | Path) else "")
+        content = description(model, source, settings)
         if fabric.is_global_zero:
             check_run(run, resume, content)
     fabric.launch()
@@ -85,39 +91,62 @@ def fit(
         train, test = replace(train, labels=None), replace(test, labels=None)
     model.modality = train.modality.merge_into(model.modality, train.modality.classes if model.classes else ())
     digest = data_digest(train)
-    model.to(fabric.device)
-    state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
-    if state is None:
-        begin(model, train, settings)
-    set_reversible(model, settings.reversible)
-    trainer = Trainer(fabric, model, train, test, settings)
-    if state is not None:
-        trainer.load_state(state)
-    if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
-        train.modality.save(run)
-        write_config(run, content)
-    ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
-    ours += [RunWriter(run, digest)] if run else []
-    ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
-    ours += [ProgressBar(settings.max_steps, settings.minutes)] if progress else []
-    with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
-        trainer.train([*ours, *callbacks])
-    model.load_state_dict(trainer.average.state_dict())
-    model.eval()
+    with restored(model):
+        model.to(fabric.device)
+        state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
+        if state is None and not model.initialized:
+            begin(model, train, settings)
+        model.initialized = True
+        set_reversible(model, settings.reversible)
+        trainer = Trainer(fabric, model, train, test, settings)
+        if state is not None:
+            trainer.load_state(state)
+        if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
+            train.modality.save(run)
+            write_config(run, content)
+        ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
+        ours += [RunWriter(run, digest)] if run else []
+        ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
+        ours += [ProgressBar(settings.max_steps, settings.minutes)] if progress else []
+        try:
+            with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
+                trainer.train([*ours, *callbacks])
+        finally:
+            model.load_state_dict(trainer.average.state_dict())
     return trainer.rows
+
+
+@contextmanager
+def restored(model: LatentModel) -> Iterator[None]:
+    """Bring a model back to the device where it was, as reversible as it was, in evaluation mode."""
+    device, reversible = model.like.device, any(steps.reversible for steps in all_steps(model))
+    try:
+        yield
+    finally:
+        set_reversible(model, reversible)
+        model.to(device).eval()
 
 
 def as_samples(model: LatentModel, data: Any, test: Any, labels: Any) -> tuple[Samples, Samples]:
     """Training and held-out data as a model takes them; raises ``InputError`` for those that it doesn't."""
-    if isinstance(data, str | Path):
-        train, held_out = read_data(data, like=model.modality)
-    else:
-        train = held_out = from_memory(data, labels, model.modality)
-    if test is not None:
+    is_path = isinstance(data, str | Path)
+    if is_path and labels is not None:
+        raise InputError("expected none, since data that are read from a path have their own", "labels")
+    train = read_path(data, "train", model.modality, "data") if is_path else from_memory(data, labels, model.modality)
+    like = train.modality
+    if found := model.modality.mismatch(like):
+        raise InputError(found, "data")
+    if isinstance(test, str | Path):
+        held_out = read_path(test, "all", like, "test")
+    elif test is not None:
         values, numbers = test if isinstance(test, tuple) else (test, None)
-        held_out = from_memory(values, numbers, model.modality)
-    elif held_out is train:
+        held_out = from_memory(values, numbers, like, ("test", "test"))
+    elif is_path:
+        held_out = read_path(data, "test", like, "data")
+    else:
         train, held_out = hold_out(train, DataSettings().held_out)
+    if found := like.mismatch(held_out.modality):
+        raise InputError(found, "test")
     held_out = held_out.numbered_as(train.modality.classes, "test")
     for samples, name in ((train, "data"), (held_out, "test")):
         check_labels(model, samples, name)
@@ -125,6 +154,14 @@ def as_samples(model: LatentModel, data: Any, test: Any, labels: Any) -> tuple[S
         text = f"expected training samples of each label from 0 to {model.classes - 1}, found {len(known)} labels"
         raise InputError(text, "data")
     return train, held_out
+
+
+def read_path(path: str | Path, part: str, like: Modality, argument: str) -> Samples:
+    """A part of a source; raises ``InputError``, which names the argument of ``fit``."""
+    try:
+        return load_data(DataSettings(source=str(path)), part, like)
+    except InputError as error:
+        raise InputError(error.message, argument) from None
 
 
 def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
@@ -173,7 +210,7 @@ def largest_deviation(model: LatentModel, data: Samples) -> float:
     scaled = model.modality.scaled(model.preprocess(x)[0])
     if scaled is None:
         return math.inf
-    x = scaled.flatten(1).double()
+    x = scaled.flatten(1).cpu().double()  # on the CPU, since not every device has float64
     x = x - x.mean(0)
     return float(torch.linalg.eigvalsh(x @ x.T / len(x))[-1].clamp(min=0).sqrt())
 

@@ -90,6 +90,7 @@ class Trainer:
                 if ended:
                     break
         finally:
+            self.schedule.restore()
             for callback in callbacks:
                 callback.on_end(self)
 

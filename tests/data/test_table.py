@@ -39,6 +39,7 @@ FORMS = {
     "csv": (lambda d: write(d / "a.csv", NO_LABEL), NAMED, False),
     "csv with labels": (lambda d: write(d / "A.CSV", LABEL), NAMED, True),
     "csv gz": (lambda d: write(d / "a.csv.gz", LABEL), NAMED, True),
+    "csv with numbers as names": (lambda d: write(d / "a.csv", text(*X.T, header="0,1,2")), ["0", "1", "2"], False),
     "csv without header": (lambda d: write(d / "a.csv", text(*X.T)), UNNAMED, False),
     "parquet": (lambda d: parquet(d / "a.parquet", **COLUMNS), NAMED, False),
     "parquet with labels": (lambda d: parquet(d / "a.parquet", **COLUMNS, labels=LABELS), NAMED, True),
@@ -143,6 +144,7 @@ def npz(**arrays):
 
 FLOATS = np.arange(8.0).reshape(4, 2)
 MISUSES = {
+    "pandas' index": (csv(b",0,1\n0,0.5,2\n1,0.7,3\n"), "found none for column 1: an index of pandas. write it with"),
     "text column": (
         csv(b"a,kind\n1,x\n2,y\n"),
         "a.csv: expected numbers in column kind, found string; leave it out or call it label",

@@ -13,6 +13,7 @@ from conftest import TEXT, cut, perturb
 
 from fvae.data import Modality
 from fvae.errors import InputError
+from fvae.files import RUN_FILES, need_file, write_text
 from fvae.model import LatentModel
 from fvae.recipes import RECIPES, f_vae, glow, vae
 from fvae.runs import load, save
@@ -112,6 +113,13 @@ def test_pickle_in_place_of_the_weights_is_not_run(folder, tmp_path, write):
     with pytest.raises(InputError, match=r"model.safetensors: (refused|damaged)"):
         load(folder)
     assert not payload.marker.exists()
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, CHECKPOINT])
+def test_no_file_of_a_run_is_written_over(name, tmp_path):
+    write_text(tmp_path / name, "")
+    with pytest.raises(InputError, match=f"{name}: belongs to a run; use another name"):
+        need_file(tmp_path / name)
 
 
 # Checkpoints

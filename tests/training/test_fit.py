@@ -7,13 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from text_models import make_text_vae
 
-from fvae import fit, load
-from fvae.data import Images, Samples, Table
+from fvae import fit, load, save
+from fvae.data import Images, Samples, Table, Text, Tokenizer
 from fvae.errors import InputError
 from fvae.flows.fused import CouplingNet
 from fvae.model import LatentModel
 from fvae.recipes import GaussianDecoder, Glow, OneSided, Squeezing, Strided, bn_vae, cvae, f_vae, glow, vae
+from fvae.runs.config import run_config
 from fvae.runs.folder import CHECKPOINT, data_digest, read_checkpoint
 from fvae.training import Callback
 from fvae.training.fit import largest_deviation
@@ -86,11 +88,89 @@ def test_labels_of_held_out_data_are_given_beside_them():
         fit(model, data.values, data.values, labels=data.labels, steps=2, **QUICK)
 
 
-def test_a_source_is_read_and_divided():
-    rows = fit(glow((1, 8, 8), flow=Glow(levels=1, depth=1, width=8)), "digits", steps=2, **QUICK)
-    assert rows[-1]["step"] == 2
-    with pytest.raises(InputError, match="source: digits: expected rows as the model has, found images"):
-        fit(glow((64,)), "digits", steps=2, **QUICK)
+def test_paths_are_read(tmp_path):
+    """Data are divided, unless others are held out, which are taken whole; and the run knows its source."""
+    path, other, sizes = tmp_path / "a.csv", tmp_path / "b.csv", []
+    for name, n in ((path, 100), (other, 20)):
+        np.savetxt(name, toy_rows(n).values, delimiter=",")
+
+    class Keep(Callback):
+        def on_start(self, trainer):
+            sizes.append((len(trainer.data), len(trainer.test)))
+
+    for test in (None, other):
+        model = glow((2,), flow=Glow(depth=1, width=8))
+        fit(model, path, test, run=tmp_path / f"run {len(sizes)}", steps=1, callbacks=[Keep()], **QUICK)
+    assert sum(sizes[0]) == 100 and sizes[1] == (sizes[0][0], 20)
+    assert run_config(tmp_path / "run 0")["data"]["source"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "test", "message"),
+    [
+        (toy_rows, "digits", None, "data: digits: expected rows as the model has, found images"),
+        (toy_rows, toy_images(), None, "data: expected rows, found images"),
+        (toy_rows, toy_rows(), "none.csv", "test: none.csv: no such file"),
+        (toy_rows, toy_rows(), toy_rows().values[0], r"test: expected \(N, 2\) for this model, found \(2,\)"),
+        (
+            toy_images,
+            toy_images(),
+            toy_images(shape=(1, 6, 6)),
+            "test: expected images of 8x8 gray, found images",
+        ),
+        (toy_images, toy_images(shape=(3, 8, 8)), None, "data: expected images of 8x8 gray, found images of 8x8 rgb"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused(make, data, test, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        fit(vae(make().shape, coder=SMALL), data, test, steps=1, **QUICK)
+
+
+def test_text_of_another_tokenizer_is_refused():
+    first, second = (Tokenizer.train(lines, "word", 12, 8) for lines in (["a b c"] * 2, ["d e f"] * 2))
+    model = make_text_vae(shape=first.shape)
+    fit(model, Text(first.shape, (), first).read(["a b", "b c", "c"]), steps=1, **QUICK)
+    with pytest.raises(InputError, match=r"^data: expected sentences as the model's tokenizer encodes them, found"):
+        fit(model, Text(second.shape, (), second).read(["d e", "e f", "f"]), steps=1, **QUICK)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_trained_model_is_trained_further(loaded, tmp_path):
+    """On other data too: what was set from the first is not set anew."""
+    data = toy_rows()
+    model = glow((2,), flow=Glow(depth=1, width=8))
+    fit(model, data, data, steps=1, **QUICK)
+    if loaded:
+        save(model, tmp_path)
+        model = load(tmp_path)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    fit(model, 3 + 2 * data.values, data, steps=1, lr=1e-9, **QUICK)
+    for name, w in model.state_dict().items():
+        torch.testing.assert_close(w, before[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (functools.partial(vae, (2,), coder=SMALL), {"aggressive": True}),
+        (functools.partial(glow, (2,), flow=Glow(depth=1, width=8)), {"reversible": True}),
+    ],
+)
+def test_an_interruption_leaves_a_model_to_use(make, settings):
+    """With averaged weights, in evaluation mode, and as it was in all else."""
+    model, kept = make(), []
+
+    class Interrupt(Callback):
+        def on_step(self, trainer):
+            if trainer.step == 2:
+                kept.append(trainer.average.state_dict())
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, toy_rows(), steps=3, callbacks=[Interrupt()], **settings, **QUICK)
+    assert not model.training and all(p.requires_grad for p in model.parameters())
+    assert not any(getattr(m, "reversible", False) for m in model.modules())
+    assert all(torch.equal(w, kept[0][name]) for name, w in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
