@@ -13,12 +13,14 @@ Recipes, one for each kind of model, are in ``fvae.recipes``; their parts (``Glo
 ...) are here. Everything is imported when it is first used, so that the command's help does not wait for torch.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0.dev0"
 HOMES = {
     "data": ("Samples", "read_data"),
+    "errors": ("InputError", "MachineError"),
     "interpolation": ("interpolate",),
     "model": ("LatentModel", "Terms"),
     "recipes": (
@@ -39,7 +41,8 @@ def __getattr__(name: str) -> Any:
         return import_module("fvae.recipes")
     if name in HOME:
         return getattr(import_module(f"fvae.{HOME[name]}"), name)
-    raise AttributeError(f"module 'fvae' has no attribute {name!r}")
+    known = sys.modules[__name__]
+    raise AttributeError(f"module 'fvae' has no attribute {name!r}", name=name, obj=known)  # with "Did you mean"
 
 
 def __dir__() -> list[str]:

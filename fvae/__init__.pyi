@@ -3,6 +3,8 @@
 from fvae import recipes as recipes
 from fvae.data import Samples as Samples
 from fvae.data import read_data as read_data
+from fvae.errors import InputError as InputError
+from fvae.errors import MachineError as MachineError
 from fvae.interpolation import interpolate as interpolate
 from fvae.model import LatentModel as LatentModel
 from fvae.model import Terms as Terms

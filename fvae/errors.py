@@ -9,6 +9,12 @@ class InputError(ValueError):
 
     The library raises it like any ``ValueError``. The command prints it in one line, with the flag instead of the
     argument's name, and exits with status 2.
+
+    Example:
+        >>> fvae.Glow(depth=0)
+        Traceback (most recent call last):
+            ...
+        fvae.errors.InputError: depth: input should be greater than or equal to 1, found 0
     """
 
     def __init__(self, message: str, argument: str = ""):
@@ -17,7 +23,12 @@ class InputError(ValueError):
 
 
 class MachineError(OSError):
-    """A fault of the machine (a full disk, a network out of reach): one line, exit status 1."""
+    """A fault of the machine, such as a full disk: one line, exit status 1.
+
+    Example:
+        >>> issubclass(fvae.MachineError, OSError)
+        True
+    """
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
