@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class MachineError(OSError):
-    """A fault of the machine (a full disk, a network out of reach): one line, exit status 1."""
+    """A fault of the machine, as a full disk: one line, exit status 1."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cut, savez
+from huggingface_hub import HfApi
 from PIL import Image
 from sources import check_held_out, idx, png, pngs, read, write, write_folder, write_zip
 
@@ -148,7 +149,7 @@ def test_classes_are_the_same_numbers_in_every_split(tmp_path):
 def test_an_image_beside_the_splits_takes_no_labels_from_them(tmp_path):
     path = write_folder(tmp_path, by_class(PICTURES, "train/") | {"preview.png": png(PICTURES[0])})
     train, everything = read(path, "train", held_out=0.01), read(path)
-    assert train.labels is not None and train.skipped == ["preview.png: beside the splits, in none of them"]
+    assert train.labels is not None and train.skipped == ["preview.png: outside the folders of the splits"]
     assert len(everything) == 13 and everything.labels is None
 
 
@@ -187,14 +188,19 @@ def test_hub(monkeypatch):
         read("name")
 
 
-def test_hub_out_of_reach(monkeypatch):
-    def load_dataset(name):
-        raise ConnectionError("Couldn't reach\nthe Hub")
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch):
+    """The mistake is more likely a folder's name: it is refused at once, unless the data set is in the cache."""
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    message = r"^source: user/name: expected a file, .* the Hub, found none \(Couldn't reach the Hub\)$"
+    def dataset_info(api, name, timeout):
+        assert timeout <= 5
+        raise ConnectionError("No route\nto host")
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    message = r"^source: user/name: no such file or folder, and the Hub could not be reached \(No route to host\)$"
     with pytest.raises(InputError, match=message):
         read("user/name")
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(
