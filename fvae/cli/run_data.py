@@ -116,7 +116,7 @@ def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:
     names = list(model.modality.classes)
     if text in names:
         return names.index(text)
-    if text.isdigit() and int(text) < model.classes:
+    if text.isdecimal() and int(text) < model.classes:
         return int(text)
     known = ", ".join(names[:10]) or f"0 to {model.classes - 1}"
     raise InputError(f"{text}: expected a label of {run}, which are {known}", name)

@@ -47,8 +47,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     torch.manual_seed(settings.seed)
     model = make(train.shape, **model_settings)
     callbacks = [Announcement(data, out), TrainingLog(settings.max_steps, settings.minutes)]
-    signal.signal(signal.SIGTERM, terminate)
     keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         rows = fit(
             *(model, train, test),
@@ -64,6 +64,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     except Terminated:
         print(f"fvae: terminated; fvae train --out {out} --resume continues it", file=sys.stderr)
         raise SystemExit(143) from None  # as of a program that takes no notice of the signal
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if rank_zero_only.rank == 0:
         unit, last = model.modality.unit, rows[-1]
         print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
