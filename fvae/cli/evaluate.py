@@ -65,4 +65,4 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(n):.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
-    print(f"likelihood  {found['noise']}")
+    print(f"likelihood  {found['likelihood']}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from fvae.cli.encode import encoded
 from fvae.cli.parser import Parser, at_least
-from fvae.cli.reconstruct import SEEN
+from fvae.cli.reconstruct import OUT_HELP
 from fvae.cli.run_data import data_of, label_number, load_model, need_visible, say, with_labels
 from fvae.data.files import argument_named
 from fvae.errors import InputError
@@ -28,7 +28,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     steps_help = "images or sentences from one end to the other (default: 9)"
     parser.add_argument("--steps", type=int, default=9, metavar="N", help=steps_help)
     parser.add_argument("--labels", metavar="K,K,...", help="of the named ends, where the run was trained with labels")
-    parser.add_out(SEEN, required=False)
+    parser.add_out(OUT_HELP, required=False)
     parser.flags["ends"] = "END"
     args = parser.parse(argv)
     run, ends, out, steps = args["run"], args["ends"], args["out"], args["steps"]

@@ -117,12 +117,12 @@ def table(args: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The settings under a prefix that were given, nested by their dotted names; the text null is None."""
     found: dict[str, Any] = {}
     for name, value in args.items():
-        first, *places = name.split(".")
-        if first == prefix and places:
+        first, *parts = name.split(".")
+        if first == prefix and parts:
             within = found
-            for place in places[:-1]:
-                within = within.setdefault(place, {})
-            within[places[-1]] = None if value == "null" else value
+            for part in parts[:-1]:
+                within = within.setdefault(part, {})
+            within[parts[-1]] = None if value == "null" else value
     return found
 
 

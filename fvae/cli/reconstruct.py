@@ -6,14 +6,14 @@ from fvae.cli.encode import encoded
 from fvae.cli.parser import Parser, at_least
 from fvae.cli.run_data import data_of, load_model, need_visible
 
-SEEN = "a picture; for text a .txt (default: printed)"
+OUT_HELP = "a picture; for text a .txt (default: printed)"
 
 
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
     parser.add_argument("--n", type=int, default=20, metavar="N", help="images or sentences (default: 20)")
-    parser.add_out(SEEN, required=False)
+    parser.add_out(OUT_HELP, required=False)
     args = parser.parse(argv)
     out = args["out"]
     at_least("n", args["n"], 1)

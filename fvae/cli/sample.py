@@ -14,7 +14,7 @@ from fvae.errors import InputError
 from fvae.files import write_arrays
 from fvae.model import LatentModel
 
-FEW = 10  # images in a row of a sweep, where nobody says how many
+SWEEP_LENGTH = 10  # images in a row of --temperatures, unless --n says otherwise
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     values = [modality.temperature if t is None else t for t in values]
     for t in values:
         at_least("temperatures" if sweep else "temperature", t, 0)
-    n = args["n"] if args["n"] is not None else FEW if sweep else modality.default_n
+    n = args["n"] if args["n"] is not None else SWEEP_LENGTH if sweep else modality.default_n
     at_least("n", n, 1)
     check_seed(args["seed"])
     generator = torch.Generator().manual_seed(args["seed"])

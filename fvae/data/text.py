@@ -172,12 +172,12 @@ class Text(Modality):
         """Sentences that were truncated, and text of which more than a fifth is unknown to the tokenizer."""
         lines = []
         if n := samples.truncated:
-            lines += [f"{n} sentence{'s' * (n > 1)} truncated to {self.shape[0] - 1} tokens (max_length)"]
+            lines += [f"{n} sentence{'s' * (n > 1)} truncated to {self.shape[0] - 1} tokens (`max_length`)"]
         unknown, tokens = int((samples.values == UNK).sum()), int((samples.values > EOS).sum())
         if unknown > 0.2 * tokens:
             part = f"{unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.0f} %)"
             spaceless = self.need_tokenizer().splits_words and tokens < 3 * len(samples)
-            hint = "; for text without spaces between its words use tokenizer=character" if spaceless else ""
+            hint = "; for text without spaces between its words set `tokenizer` to character" if spaceless else ""
             lines += [f"warning: {part} of {what} are unknown to the model's tokenizer{hint}"]
         return lines
 

@@ -82,7 +82,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         unit.key: unit.from_nats(float(found.loss.mean())),
         f"{unit.key}_error": unit.from_nats(error),
         "bound": f"{bound}, mean over {model.modality.noun}",
-        "noise": getattr(model.decoder, "likelihood", ""),
+        "likelihood": getattr(model.decoder, "likelihood", ""),
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),

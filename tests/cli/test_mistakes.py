@@ -68,8 +68,8 @@ MISTAKES = {
     f"{TRAIN} --data.size 9": "--model.coder.squeezes: expected height and width divisible by 2, found 9x9; lower",
     f"{TRAIN} --data.split nope": "--data.split: expected none, as the source has no splits, found nope",
     # the place to write to
-    f"{TRAIN} --out run": "--out: run holds a run already: continue it with resume, or use another folder",
-    f"{TRAIN} --out model": "--out: model holds a run already: continue it with resume, or use another folder",
+    f"{TRAIN} --out run": "--out: run holds a run already: continue it with `resume`, or use another folder",
+    f"{TRAIN} --out model": "--out: model holds a run already: continue it with `resume`, or use another folder",
     f"{TRAIN} --out model --resume": "--resume: model has config.json but no config.yaml to resume from; use another",
     f"{TRAIN} --out file.txt": "--out: file.txt: expected a folder at file.txt, found a file",
     f"{TRAIN} --out file.txt/run": "--out: file.txt/run: expected a folder at file.txt, found a file",
@@ -115,6 +115,7 @@ MISTAKES = {
     "compare run rows --out OUT/c": "expected runs on data of one kind, found images and rows",
     # labels
     "sample classes --label 10 --out OUT/s.png": "--label: 10: expected a label of classes, which are 0 to 9",
+    "sample classes --label ² --out OUT/s.png": "--label: ²: expected a label of classes, which are 0 to 9",
     "sample classes --label -1 --out OUT/s.png": "--label: -1: expected a label of classes, which are 0 to 9",
     f"train cvae --data images --out OUT/r {CLASSES}": "--data: expected labels from 0 to 9, for a model of 10",
     f"train cvae --data rows.csv --out OUT/r {CLASSES}": "--data: expected labels from 0 to 9, for a model of 10",

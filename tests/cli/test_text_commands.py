@@ -142,7 +142,7 @@ def test_for_text_without_spaces_characters_are_advised(fvae, tmp_path):
     )
     words = [*TRAIN, "--data", "OUT/chinese.txt"]
     found = fvae(*words, "--out", "OUT/a")
-    assert found.status == 0 and "; for text without spaces between its words use tokenizer=character\n" in found.err
+    assert found.status == 0 and "between its words set `tokenizer` to character\n" in found.err
     assert "without spaces" not in fvae(*words, "--data.tokenizer=character", "--out", "OUT/b").err
 
 

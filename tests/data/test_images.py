@@ -119,7 +119,7 @@ def test_shape_of_a_model(tmp_path):
     assert read(path, size=4, like=Images((3, 4, 4))).shape == (3, 4, 4)
     assert read(path, size=4, like=Images((3, 4, 6))).shape == (3, 4, 6)
     assert read(path, like=Modality((3, 5, 7))).shape == (3, 5, 7)
-    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with size=4$"
+    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with `size` 4$"
     with pytest.raises(InputError, match=message):
         read(path, like=Images((3, 4, 4)))
     with pytest.raises(InputError, match=r"^size: expected 4, the model's images being 4x4; found 8$"):

@@ -108,7 +108,7 @@ def test_lines_that_are_empty_long_or_odd(tmp_path):
     assert data.modality.tokenizer.decode(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
     assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty"] and data.truncated == 1
     assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
-    assert data.modality.notes(data, "it") == ["1 sentence truncated to 50 tokens (max_length)"]
+    assert data.modality.notes(data, "it") == ["1 sentence truncated to 50 tokens (`max_length`)"]
     assert [len(read(path, part).skipped) for part in ("train", "test")] == [2, 0]
 
 
@@ -131,7 +131,7 @@ def test_unknown_words_are_noted(cats):
     data = cats.read(["the xx cat sat yy", "xx yy zz"])
     assert cats.notes(data, "it") == ["warning: 5 of 8 tokens (62 %) of it are unknown to the model's tokenizer"]
     (note,) = cats.notes(cats.read(["江靜櫂歌歇"]), "it")
-    assert note.endswith("; for text without spaces between its words use tokenizer=character")
+    assert note.endswith("; for text without spaces between its words set `tokenizer` to character")
 
 
 def test_text_is_written_to_a_file_or_a_stream(tmp_path):
