@@ -2,10 +2,11 @@
 
 import json
 import math
+from functools import partial
 from typing import Any
 
-from fvae.cli.parser import Parser, at_least, check_seed, path
-from fvae.cli.progress import watched
+from fvae.cli.parser import Parser, path
+from fvae.cli.progress import with_progress
 from fvae.cli.run_data import data_of, load_model
 from fvae.files import need_file, write_text
 from fvae.metrics import bounds, has_gaussian_posterior, latent_information, summary
@@ -20,13 +21,13 @@ def run(parser: Parser, argv: list[str]) -> dict[str, Any]:
     parser.add_seed()
     parser.add_argument("--json", type=path, metavar="FILE", help="write the figures there")
     args = parser.parse(argv)
-    check_seed(args["seed"])
     if args["json"]:
         need_file(args["json"], "json")
     model = load_model(args["run"])
     samples = draws(model, args["samples"])
     data, what = data_of(model, args)
-    found = summary(model, bounds(model, data, samples, args["seed"], progress=watched("evaluating")), samples)
+    progress = partial(with_progress, "evaluating")
+    found = summary(model, bounds(model, data, samples, args["seed"], progress=progress), samples)
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
     found |= model.modality.figures(data, found)
     gaussian = has_gaussian_posterior(model, data)
@@ -42,7 +43,6 @@ def run(parser: Parser, argv: list[str]) -> dict[str, Any]:
 def draws(model: LatentModel, samples: int | None) -> int:
     """How many u to draw for each sample: 1 where nothing is drawn."""
     samples = model.modality.default_draws if samples is None else samples
-    at_least("samples", samples, 1)
     return samples if math.prod(model.noise_shape) else 1
 
 

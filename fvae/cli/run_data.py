@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fvae.cli.parser import table
-from fvae.data import TOKENIZER_FILE, Modality, Samples, Text, load_data
+from fvae.data import TOKENIZER_FILE, Modality, Samples, load_data
 from fvae.data.files import argument_named
 from fvae.errors import InputError
 from fvae.files import write_text
@@ -41,8 +41,8 @@ def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tu
     given, config = with_new_names(table(args, "data"), OLD_DATA), run_config(run)
     own = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
     data = whole_paths(checked(DataSettings, given, lax=True))
-    for name in ("tokenizer", "vocabulary_size", "max_length"):
-        if isinstance(modality, Text) and name in given and getattr(data, name) != getattr(own, name):
+    for name in modality.fixed_settings:
+        if name in given and getattr(data, name) != getattr(own, name):
             raise InputError(f"{given[name]}: {run} has a tokenizer of its own ({TOKENIZER_FILE})", name)
     data = own.model_copy(update={name: getattr(data, name) for name in given})
     if not data.source:
@@ -100,13 +100,7 @@ def need_visible(model: LatentModel, run: Path, out: Path | None) -> None:
     need_latent(model, run)
     if not model.modality.sheet_suffixes:
         raise InputError(f"{run}: expected a run on images or text, found one on tables; see fvae encode and decode")
-    check_out(model, out, sheet=True)
-
-
-def check_out(model: LatentModel, out: Path | None, **how: bool) -> None:
-    """Refuse a name that doesn't fit the data; of text there may be none, for standard output."""
-    if out is not None or not isinstance(model.modality, Text):
-        model.modality.check_out(out, **how)
+    model.modality.check_out(out, sheet=True)
 
 
 def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:

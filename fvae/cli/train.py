@@ -1,5 +1,6 @@
 """``fvae train``: a recipe on data into a run folder."""
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -114,9 +115,11 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
             content["model"] = renamed(recipe, content["model"])
         tables |= {name: merged(tables[name], content[name]) for name in tables}
     argv, old = old_settings(recipe, argv, make.settings.model_fields)
-    kinds = {name: v[-1] for name in make.settings.model_fields if (v := kinds_of(argv, name))}
+    given = {name: values_of(argv, f"--model.{name}", f"--model.{name}.kind") for name in make.settings.model_fields}
+    kinds = {name: values[-1] for name, values in given.items() if values}
     tables["model"] = merged(tables["model"], old)
-    add_arguments(parser, recipe, description_of(make), make.settings.model_fields, merged(tables["model"], kinds))
+    description = (make.__doc__ or "").partition("Example:")[0].strip()
+    add_arguments(parser, recipe, description, make.settings.model_fields, merged(tables["model"], kinds))
     return recipe, parser.parse(argv), configs, tables
 
 
@@ -159,23 +162,11 @@ def settings_of(
     return found[0], found[1], {name: getattr(found[2], name) for name in make.settings.model_fields}
 
 
-def description_of(make: Any) -> str:
-    """What a recipe is, by its docstring up to the example."""
-    return (make.__doc__ or "").partition("Example:")[0].strip()
-
-
-def values_of(argv: list[str], name: str) -> list[str]:
-    """The values that a flag is given, before the flags are parsed."""
-    found: list[str] = []
-    for i, word in enumerate(argv):
-        found += argv[i + 1 : i + 2] if word == name else []
-        found += [word.removeprefix(name + "=")] if word.startswith(name + "=") else []
-    return found
-
-
-def kinds_of(argv: list[str], part: str) -> list[str]:
-    """The kinds that a part is given."""
-    return values_of(argv, f"--model.{part}") + values_of(argv, f"--model.{part}.kind")
+def values_of(argv: list[str], *flags: str) -> list[str]:
+    """The values of an argument, by the names of its flag, before the others can be parsed."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(*flags, dest="values", action="append", nargs="?", default=[])
+    return [value for value in first.parse_known_args(argv)[0].values if value is not None]
 
 
 def text_of_run(out: Path, max_length: int) -> Text | None:

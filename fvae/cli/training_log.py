@@ -13,7 +13,7 @@ class TrainingLog(ProgressBar):
 
     def __init__(self, steps: int | None, minutes: float | None):
         super().__init__(steps, minutes)
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
 
     def say(self, line: str) -> None:
         if self.shown:
@@ -23,8 +23,8 @@ class TrainingLog(ProgressBar):
 
     def on_step(self, trainer: Trainer) -> None:
         super().on_step(trainer)
-        if not self.shown and time.monotonic() - self.said > progress.INTERVAL:
-            self.said = time.monotonic()
+        if not self.shown and time.monotonic() - self.printed > progress.INTERVAL:
+            self.printed = time.monotonic()
             self.say(f"{self.status(trainer)}  {self.share(trainer):.0%}")
 
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
