@@ -67,7 +67,7 @@ def test_a_tokenizer_is_saved_with_its_model(tmp_path):
         Text(tokenizer.shape).read(LINES)
 
 
-def test_held_out_lines_do_not_move(cats, tmp_path):
+def test_sentences_stay_held_out_when_others_are_added(cats, tmp_path):
     """Training and held-out lines share no text, and stay what they are when others come, in any order, in any file."""
 
     def texts(path, part):
@@ -123,6 +123,13 @@ def test_labels_come_from_their_file(tmp_path):
     for words, order in (("-1 1 1 -1 1 -1", ["-1", "1"]), ("1 b b 1 b 1", ["1", "b"]), ("9" * 20, ["9" * 20])):
         write_lines(names, words.split() if " " in words else [words] * 6)
         assert read(lines, labels=str(names)).modality.classes == order
+
+
+def test_a_perplexity_may_be_infinite(cats):
+    """That of a model whose training diverged."""
+    data = read(cats)
+    tokens = int((data.values != PAD).sum())
+    assert data.modality.figures(data, {"nats": 1e5}) == {"tokens": tokens, "perplexity": np.inf}
 
 
 def test_unknown_words_are_noted(cats):

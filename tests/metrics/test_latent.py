@@ -28,7 +28,7 @@ class KnownMean(nn.Module):
         return mean, torch.zeros(())
 
 
-def test_information_is_none_or_all():
+def test_mutual_information_of_equal_and_of_disjoint_posteriors():
     """0 where the posterior does not depend on x, log N where posteriors don't touch, and what two halves share."""
     model = make_text_vae(0.3).eval()
     first = torch.arange(40) % 2 + 4
@@ -49,7 +49,7 @@ def test_units_are_active_whose_mean_varies():
     assert latent_information(model, as_samples(x)).active_units == 2
 
 
-def test_the_gap_is_what_the_z_of_another_sample_costs():
+def test_the_shuffled_gap_is_the_cost_of_the_latent_of_another_sample():
     """Of -log p(x|z) = |z - mean(x)|^2 / 2: half the mean square between the means of two, 0 if they are the same."""
     x = torch.stack([torch.arange(2000) % 2 + 4, torch.full((2000,), EOS)], 1)
     for apart in (0.0, 3.0):
