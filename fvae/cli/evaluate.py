@@ -10,7 +10,7 @@ from fvae.cli.progress import with_progress
 from fvae.cli.run_data import data_of, load_model
 from fvae.files import need_file, write_text
 from fvae.metrics import bounds, has_gaussian_posterior, latent_information, summary
-from fvae.metrics.latent import ACTIVE
+from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 
@@ -63,6 +63,6 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
         mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
         active = f"{found['active_units']} of {found['units']} units active"
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(n):.2f} at most")
-        print(f"            {active} (variance of the mean above {ACTIVE})")
+        print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"likelihood  {found['likelihood']}")

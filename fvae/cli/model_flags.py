@@ -34,10 +34,10 @@ def old_settings(recipe: str, argv: list[str], fields: dict[str, Any]) -> tuple[
 
 def add_model_flags(parser: Parser, fields: dict[str, Any], settings: dict[str, Any]) -> None:
     """A group of flags for each part, of the kind that ``settings`` choose, and one of the recipe's own."""
-    own = parser.add_argument_group("model") if fields else parser
+    of_recipe = parser.add_argument_group("model") if fields else parser
     for name, field in fields.items():
         if not is_part(field.annotation):
-            add_setting(own, f"model.{name}", field, field.default)
+            add_setting(of_recipe, f"model.{name}", field, field.default)
             continue
         choices, default = field.annotation.choices(), field.default
         value = settings.get(name)

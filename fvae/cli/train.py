@@ -12,7 +12,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from fvae.cli.memory import keep_freed_memory
 from fvae.cli.model_flags import add_model_flags, merged, old_settings
 from fvae.cli.parser import Parser, table
-from fvae.cli.run_data import say, say_skipped
 from fvae.cli.training_log import TrainingLog
 from fvae.data import TOKENIZER_FILE, Text, Tokenizer, load_data, modality_of
 from fvae.errors import InputError, did_you_mean
@@ -23,7 +22,7 @@ from fvae.runs.model import read_config as read_model_config
 from fvae.runs.renamed import MODEL, renamed
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names
-from fvae.training import Callback, Trainer, fit
+from fvae.training import fit
 
 HELP = "fvae recipes lists the recipes, fvae train RECIPE --help the settings of its model, too."
 
@@ -47,19 +46,12 @@ def run(parser: Parser, argv: list[str]) -> None:
     test = load_data(data, "test", train.modality)
     torch.manual_seed(settings.seed)
     model = make(train.shape, **model_settings)
-    callbacks = [Announcement(data, out), TrainingLog(settings.max_steps, settings.minutes)]
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        rows = fit(
-            *(model, train, test),
-            run=out,
-            resume=resume,
-            progress=False,
-            callbacks=callbacks,
-            source=data,
-            settings=settings,
-        )
+        log = TrainingLog(data, out)
+        where = {"run": out, "resume": resume, "source": data}
+        rows = fit(model, train, test, **where, settings=settings, progress=False, callbacks=[log])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; fvae train --out {out} --resume continues it") from None
     except Terminated:
@@ -178,33 +170,3 @@ def text_of_run(out: Path, max_length: int) -> Text | None:
         return None
     known = Tokenizer.load(out / TOKENIZER_FILE, max_length)
     return Text(known.shape, tokenizer=known)
-
-
-class Announcement(Callback):
-    """Says before the first step what is trained, and what is odd about its data."""
-
-    def __init__(self, data: DataSettings, out: Path):
-        self.data, self.out = data, out
-
-    def on_start(self, trainer: Trainer) -> None:
-        model, settings, train, test = trainer.model, trainer.settings, trainer.data, trainer.test
-        modality, recipe = train.modality, model.config["recipe"]
-        if self.data.labels and not model.classes:
-            takes = (
-                "takes labels with --model.classes N" if "classes" in model.config["settings"] else "takes no labels"
-            )
-            say([f"warning: --data.labels {self.data.labels}: not used: {recipe} {takes}"])
-        say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
-        say(modality.notes_of_training(train, test))
-        if settings.batch_size > len(train):
-            more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
-            say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
-        steps, minutes = settings.max_steps, settings.minutes
-        ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
-        size = sum(p.numel() for p in model.parameters())
-        since = f"from step {trainer.step} to " if trainer.step else ""
-        held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
-        if steps is not None and trainer.step >= steps:
-            say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
-        else:
-            say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])

@@ -16,7 +16,7 @@ from fvae.metrics.bounds import batches
 from fvae.model import LatentModel
 from fvae.transforms import Affine
 
-ACTIVE = 0.01  # the least variance of a posterior mean over the data that counts
+ACTIVE_VARIANCE = 0.01  # of a posterior mean over the data, above which a unit is active
 
 
 class LatentInformation(NamedTuple):
@@ -54,7 +54,7 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         end += len(x)
     mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
     mutual = mutual_information(mean, log_std, z)
-    active = int((mean.var(0, correction=0) > ACTIVE).sum())
+    active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
     return LatentInformation(mutual, active, mean.shape[1], gap / len(z))
 
 
@@ -87,12 +87,12 @@ def derangement(n: int, generator: torch.Generator) -> Tensor:
 def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
     """mean_i [ log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j) ] for q(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
     e, log_derivative = Affine().inverse(z, mean, log_std)
-    own = log_normal(e) + total(log_derivative)
+    log_q = log_normal(e) + total(log_derivative)
     mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
     constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)
-    mixed = [  # of each z under all posteriors: the square of the difference as two products
+    log_mixture = [  # of each z under all posteriors: the square of the difference as two products
         torch.logsumexp(-0.5 * (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + constant), 1)
         for rows in z.split(batch_size)
     ]
-    return float((own - torch.cat(mixed)).mean()) + math.log(len(z))
+    return float((log_q - torch.cat(log_mixture)).mean()) + math.log(len(z))
