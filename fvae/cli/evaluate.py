@@ -14,7 +14,7 @@ from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 
-def run(parser: Parser, argv: list[str]) -> dict[str, Any]:
+def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
     parser.add_samples()
@@ -30,14 +30,13 @@ def run(parser: Parser, argv: list[str]) -> dict[str, Any]:
     found = summary(model, bounds(model, data, samples, args["seed"], progress=progress), samples)
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
     found |= model.modality.figures(data, found)
-    gaussian = has_gaussian_posterior(model, data)
-    found |= latent_information(model, data, args["seed"])._asdict() if gaussian else {}
+    if has_gaussian_posterior(model, data):
+        found |= latent_information(model, data, args["seed"])._asdict()
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
     print_report(model, found, len(data))
-    return found
 
 
 def draws(model: LatentModel, samples: int | None) -> int:

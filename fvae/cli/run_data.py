@@ -1,4 +1,4 @@
-"""What the commands that use a run read: its model, its data, and what is odd about them."""
+"""What the commands that use a run read: its model, its data, and what is unusual about them."""
 
 import math
 import sys
@@ -31,7 +31,7 @@ def load_model(run: Path) -> LatentModel:
 
 
 def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tuple[Samples, str]:
-    """The data to use a run on and what they are in words, having said what is odd about them.
+    """The data to use a run on and what they are in words, having said what is unusual about them.
 
     Without a source: the run's, held out unless ``split`` says otherwise. Another source is treated as the run's was
     (size, color) and, where it has no test split, taken whole. With ``whole`` any source that is named is taken whole.
@@ -39,15 +39,15 @@ def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tu
     """
     run, split, modality = args["run"], args["split"], model.modality
     given, config = with_new_names(table(args, "data"), OLD_DATA), run_config(run)
-    own = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
+    trained_on = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
     data = whole_paths(checked(DataSettings, given, lax=True))
     for name in modality.fixed_settings:
-        if name in given and getattr(data, name) != getattr(own, name):
+        if name in given and getattr(data, name) != getattr(trained_on, name):
             raise InputError(f"{given[name]}: {run} has a tokenizer of its own ({TOKENIZER_FILE})", name)
-    data = own.model_copy(update={name: getattr(data, name) for name in given})
+    data = trained_on.model_copy(update={name: getattr(data, name) for name in given})
     if not data.source:
         raise InputError(f"{run} has no config.yaml to say what it was trained on; name a source", "source")
-    foreign = not config or data.source != own.source
+    foreign = not config or data.source != trained_on.source
     if foreign:
         data = data.model_copy(update={"split": None, "labels": given.get("labels")})
     path = Path(data.source)
