@@ -103,8 +103,6 @@ def write_images(home: Path) -> None:
     Image.fromarray(rng.integers(0, 256, (21, 30, 3), dtype=np.uint8)).save(home / "wide.png")
     Image.fromarray(rng.integers(0, 256, (5, 5, 4), dtype=np.uint8)).save(home / "small.webp")
     (home / "empty").mkdir()
-    (home / "texts").mkdir()
-    (home / "texts/readme.txt").write_text("no image")
     (home / "file.txt").write_text("no image")
 
 
@@ -118,7 +116,6 @@ def write_tables(home: Path) -> None:
         "both.csv": ["a,b,c,label", *(f"{row},{'xy'[i % 2]}" for i, row in enumerate(rows))],
         "swapped.csv": ["b,a,c", *swapped],
         "narrow.csv": ["a,b", *(row.rpartition(",")[0] for row in rows)],
-        "text.csv": ["a,b,c", *(f"{row}x" for row in rows)],
     }.items():
         (home / name).write_text("\n".join(lines) + "\n")
     np.savez(home / "rows.npz", x=x)
@@ -129,13 +126,11 @@ def write_codes(home: Path) -> None:
     (home / "codes.txt").write_text("no codes")
     codes = np.zeros((3, 2), np.float32)
     np.savez(home / "narrow.npz", codes=np.zeros((3, 5), np.float32))
-    np.savez(home / "other.npz", images=np.zeros((3, 5), np.float32))
     np.savez(home / "nan.npz", codes=np.full((3, 64), np.nan, np.float32))
     np.savez(home / "nothing.npz", codes=codes[:, :0])
     np.savez(home / "unlabelled.npz", codes=codes)
     np.savez(home / "mislabelled.npz", codes=codes, labels=[0, 1, 10])
     np.savez(home / "few_labels.npz", codes=codes, labels=[0, 1])
-    (home / "cut.npz").write_bytes((home / "nan.npz").read_bytes()[:100])
 
 
 @pytest.fixture

@@ -2,19 +2,17 @@
 
 import torch
 
-from fvae.cli.parser import Parser, at_least, check_seed, path
+from fvae.cli.parser import Parser, at_least, path
 from fvae.files import need_folder
 from fvae.runs.compare import compare
 
 
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--n", type=int, default=10, metavar="N", help="samples a run (default: 10)")
+    parser.add_argument("--n", type=at_least(1), default=10, metavar="N", help="samples a run (default: 10)")
     parser.add_seed()
     parser.add_out("a folder")
     args = parser.parse(argv)
-    at_least("n", args["n"], 1)
-    check_seed(args["seed"])
     need_folder(args["out"])
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     written = compare(args["runs"], args["out"], args["n"], args["seed"], device)

@@ -1,8 +1,6 @@
 """``fvae decode``: codes back to data."""
 
 import math
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from fvae.cli.parser import Parser, path
 from fvae.cli.run_data import load_model, need_latent
 from fvae.data import Samples
+from fvae.data.files import argument_named, reading
 from fvae.errors import InputError
 from fvae.metrics import check_labels
 
@@ -22,26 +21,20 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_out("a folder, an .npz or a picture; a .csv or .npz for tables; a .txt for text")
     args = parser.parse(argv)
     codes, out = args["codes"], args["out"]
-    e, labels = read_codes(codes)
     model = load_model(args["run"])
     need_latent(model, args["run"])
     model.modality.check_out(out)
-    dims = math.prod(model.latent)
-    if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
-        raise InputError(
-            f"{codes}: expected codes (N, {dims}) of floats for {args['run']}, found {e.shape} of {e.dtype}"
-        )
-    if not np.isfinite(e).all():
-        raise InputError(f"{codes}: expected finite codes, found NaN or infinity")
-    if model.classes:
-        if labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu":
+    with argument_named("", str(codes)):
+        e, labels = read_codes(codes)
+        dims = math.prod(model.latent)
+        if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
+            raise InputError(f"expected codes (N, {dims}) of floats for {args['run']}, found {e.shape} of {e.dtype}")
+        if not np.isfinite(e).all():
+            raise InputError("expected finite codes, found NaN or infinity")
+        if model.classes and (labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu"):
             found = "none" if labels is None else f"{labels.dtype} {labels.shape}"
-            text = f"expected `labels` ({len(e)},), with which {args['run']} was trained, found {found}"
-            raise InputError(f"{codes}: {text}")
-        try:
-            check_labels(model, Samples(e, [], labels))
-        except InputError as error:
-            raise InputError(f"{codes}: {error.message}") from None
+            raise InputError(f"expected `labels` ({len(e)},), with which {args['run']} was trained, found {found}")
+        check_labels(model, Samples(e, [], labels))
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
     back = model.modality.decode(model, torch.from_numpy(e.astype(np.float32)).to(device), y)
@@ -49,14 +42,10 @@ def run(parser: Parser, argv: list[str]) -> None:
     print(f"{out}: {len(e)} {model.modality.noun}")
 
 
-def read_codes(codes: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The arrays ``codes`` and, where there are, ``labels`` of an .npz; raises ``InputError``."""
-    if not codes.is_file():
-        raise InputError(f"{codes}: no such file; expected an .npz, as fvae encode writes it")
-    try:
-        if zipfile.is_zipfile(codes):  # else NumPy would try a pickle
-            with np.load(codes, allow_pickle=False) as arrays:
-                return np.asarray(arrays["codes"]), arrays.get("labels")
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass
-    raise InputError(f"{codes}: expected an .npz with an array `codes` of numbers, as fvae encode writes it")
+    if not path.is_file():
+        raise InputError("no such file; expected an .npz, as fvae encode writes it")
+    expected = "an .npz with an array `codes` of numbers, as fvae encode writes it"
+    with reading(expected), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["codes"], arrays.get("labels")

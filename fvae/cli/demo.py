@@ -6,26 +6,10 @@ from fvae.cli import evaluate, interpolate, reconstruct, sample, train
 from fvae.cli.parser import Parser, path
 from fvae.errors import InputError
 
-TRAINING = [
-    "f_vae",
-    "--data",
-    "digits",
-    "--resume",
-    "--model.bits",
-    "4",
-    "--model.flow.levels",
-    "2",
-    "--model.flow.depth",
-    "5",
-    "--model.flow.width",
-    "64",
-    "--train.batch_size",
-    "128",
-    "--train.lr",
-    "3e-3",
-    "--train.eval_interval",
-    "500",
-]
+TRAINING = (
+    "f_vae --data digits --resume --model.bits 4 --model.flow.levels 2 --model.flow.depth 5 --model.flow.width 64 "
+    "--train.batch_size 128 --train.lr 3e-3 --train.eval_interval 500"
+)
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -40,7 +24,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     out, minutes = args["out"], args["minutes"]
     if not minutes > 0:
         raise InputError(f"expected a number above 0, found {minutes:g}", "minutes")
-    train.run(Parser("train"), [*TRAINING, "--train.minutes", str(minutes), "--out", str(out)])
+    train.run(Parser("train"), [*TRAINING.split(), "--train.minutes", str(minutes), "--out", str(out)])
     for command, name, *more in (
         (evaluate, "metrics.json", "--samples", "10"),
         (sample, "samples.png"),

@@ -2,47 +2,46 @@
 
 import json
 import math
+from functools import partial
 from typing import Any
 
-from fvae.cli.parser import Parser, at_least, check_seed, path
-from fvae.cli.progress import watched
+from fvae.cli.parser import Parser, path
+from fvae.cli.progress import with_progress
 from fvae.cli.run_data import data_of, load_model
 from fvae.files import need_file, write_text
 from fvae.metrics import bounds, has_gaussian_posterior, latent_information, summary
-from fvae.metrics.latent import ACTIVE
+from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 
-def run(parser: Parser, argv: list[str]) -> dict[str, Any]:
+def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
     parser.add_samples()
     parser.add_seed()
     parser.add_argument("--json", type=path, metavar="FILE", help="write the figures there")
     args = parser.parse(argv)
-    check_seed(args["seed"])
     if args["json"]:
         need_file(args["json"], "json")
     model = load_model(args["run"])
     samples = draws(model, args["samples"])
     data, what = data_of(model, args)
-    found = summary(model, bounds(model, data, samples, args["seed"], progress=watched("evaluating")), samples)
+    progress = partial(with_progress, "evaluating")
+    found = summary(model, bounds(model, data, samples, args["seed"], progress=progress), samples)
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
     found |= model.modality.figures(data, found)
-    gaussian = has_gaussian_posterior(model, data)
-    found |= latent_information(model, data, args["seed"])._asdict() if gaussian else {}
+    if has_gaussian_posterior(model, data):
+        found |= latent_information(model, data, args["seed"])._asdict()
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
     print_report(model, found, len(data))
-    return found
 
 
 def draws(model: LatentModel, samples: int | None) -> int:
     """How many u to draw for each sample: 1 where nothing is drawn."""
     samples = model.modality.default_draws if samples is None else samples
-    at_least("samples", samples, 1)
     return samples if math.prod(model.noise_shape) else 1
 
 
@@ -63,6 +62,6 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
         mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
         active = f"{found['active_units']} of {found['units']} units active"
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(n):.2f} at most")
-        print(f"            {active} (variance of the mean above {ACTIVE})")
+        print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
-    print(f"likelihood  {found['noise']}")
+    print(f"likelihood  {found['likelihood']}")

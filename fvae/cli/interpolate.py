@@ -2,16 +2,19 @@
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from fvae.cli.encode import encoded
 from fvae.cli.parser import Parser, at_least
-from fvae.cli.reconstruct import SEEN
+from fvae.cli.reconstruct import OUT_HELP
 from fvae.cli.run_data import data_of, label_number, load_model, need_visible, say, with_labels
+from fvae.data import Samples
 from fvae.data.files import argument_named
 from fvae.errors import InputError
 from fvae.interpolation import grid, label_weights
+from fvae.metrics import encode
+from fvae.model import LatentModel
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -26,44 +29,51 @@ def run(parser: Parser, argv: list[str]) -> None:
     corners_help = "how many to take where none are named (default: 4; for text 2)"
     parser.add_argument("--corners", type=int, choices=[2, 4], help=corners_help)
     steps_help = "images or sentences from one end to the other (default: 9)"
-    parser.add_argument("--steps", type=int, default=9, metavar="N", help=steps_help)
+    parser.add_argument("--steps", type=at_least(2), default=9, metavar="N", help=steps_help)
     parser.add_argument("--labels", metavar="K,K,...", help="of the named ends, where the run was trained with labels")
-    parser.add_out(SEEN, required=False)
+    parser.add_out(OUT_HELP, required=False)
     parser.flags["ends"] = "END"
     args = parser.parse(argv)
-    run, ends, out, steps = args["run"], args["ends"], args["out"], args["steps"]
-    at_least("steps", steps, 2)
-    if ends and len(ends) not in (2, 4):
-        raise InputError(f"expected 2 images or sentences (a row) or 4 (a square), found {len(ends)}", "ends")
+    run, out, steps = args["run"], args["out"], args["steps"]
     model = load_model(run)
     need_visible(model, run, out)
-    modality = model.modality
-    if args["labels"] is not None and not ends:
+    e, y = encode(model, named_ends(model, args) if args["ends"] else held_out_ends(model, args))
+    weights = label_weights(model, y, steps)
+    rows = [
+        model.modality.decode(model, row, None if weights is None else weights[i])
+        for i, row in enumerate(grid(e, steps))
+    ]
+    model.modality.write_sheet(rows, None, out or sys.stdout)
+    if out is not None:
+        print(out)
+
+
+def named_ends(model: LatentModel, args: dict[str, Any]) -> Samples:
+    """The images or sentences that are given, with their labels; raises ``InputError``."""
+    ends, noun, labels = args["ends"], model.modality.noun, None
+    if len(ends) not in (2, 4):
+        raise InputError(f"expected 2 images or sentences (a row) or 4 (a square), found {len(ends)}", "ends")
+    if args["labels"] is not None:
+        words = args["labels"].split(",")
+        if len(words) != len(ends):
+            raise InputError(f"expected one for each of {len(ends)} {noun}, found {len(words)}", "labels")
+        labels = np.array([label_number(model, args["run"], word, "labels") for word in words])
+    with argument_named("ends"):
+        samples = replace(model.modality.read(ends), labels=labels)
+    say(samples.modality.notes(samples, f"these {noun}"))
+    with argument_named("labels"):
+        return with_labels(model, samples)
+
+
+def held_out_ends(model: LatentModel, args: dict[str, Any]) -> Samples:
+    """As many samples of the data as the ends that are asked for; raises ``InputError`` for fewer."""
+    if args["labels"] is not None:
         raise InputError(
             "expected images to be named, whose labels these are; held-out images have their own", "labels"
         )
-    if ends:
-        words = None if args["labels"] is None else args["labels"].split(",")
-        if words is not None and len(words) != len(ends):
-            text = f"expected one for each of {len(ends)} {modality.noun}, found {len(words)}"
-            raise InputError(text, "labels")
-        numbers = None if words is None else np.array([label_number(model, run, word, "labels") for word in words])
-        with argument_named("ends"):
-            samples = replace(modality.read(ends), labels=numbers)
-        say(samples.modality.notes(samples, f"these {modality.noun}"))
-        with argument_named("labels"):
-            samples = with_labels(model, samples)
-    else:
-        samples, what = data_of(model, args)
-        if len(samples) < (corners := args["corners"] or modality.default_corners):
-            text = f"expected {corners} {modality.noun} or more to interpolate between, found {len(samples)} of {what}"
-            raise InputError(f"{text}; name {corners} {modality.noun}, or --split all")
-        samples = samples.spread(corners)
-    e, y = encoded(model, samples)
-    weights = label_weights(model, y, steps)
-    rows = [
-        modality.decode(model, row, None if weights is None else weights[i]) for i, row in enumerate(grid(e, steps))
-    ]
-    modality.write_sheet(rows, None, out or sys.stdout)
-    if out is not None:
-        print(out)
+    samples, what = data_of(model, args)
+    corners, noun = args["corners"] or model.modality.default_corners, model.modality.noun
+    if len(samples) < corners:
+        text = f"expected {corners} {noun} or more to interpolate between, found {len(samples)} of {what}"
+        raise InputError(f"{text}; name {corners} {noun}, or --split all")
+    return samples.spread(corners)

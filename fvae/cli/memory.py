@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # of malloc.h
-LARGEST = 32 * 2**20  # that the allocator may serve from its own heap
+LARGEST_HEAP_BLOCK = 32 * 2**20  # that the allocator may serve from its own heap
 
 
 def keep_freed_memory() -> bool:
@@ -20,4 +20,4 @@ def keep_freed_memory() -> bool:
         tune = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return all([tune(MMAP_THRESHOLD, LARGEST), tune(TRIM_THRESHOLD, 2**31 - 1), tune(TOP_PAD, 2**28)])
+    return all([tune(MMAP_THRESHOLD, LARGEST_HEAP_BLOCK), tune(TRIM_THRESHOLD, 2**31 - 1), tune(TOP_PAD, 2**28)])

@@ -15,33 +15,29 @@ def is_part(annotation: Any) -> bool:
 
 def old_settings(recipe: str, argv: list[str], fields: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Arguments without the model's flags of before 0.2, and the settings of today that these mean."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in MODEL[recipe]:
+        first.add_argument(f"--model.{name}", dest=name, nargs="?", const="", default=argparse.SUPPRESS)
+    values, rest = first.parse_known_args(argv)
     old: dict[str, Any] = {}
     kinds: dict[str, Any] = {}
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        setting = name.removeprefix("--model.")
-        if not name.startswith("--model.") or "." in setting:
-            rest.append(word)
-            continue
-        value = value if equals else next(words, "")
-        today = MODEL[recipe].get(setting, "")
-        if (setting not in fields and today) or value in VALUES.get(today, {}):
-            print(f"fvae: {name} is now --model.{today}", file=sys.stderr)
-            old[setting] = value
-            continue
-        kinds |= {setting: value} if setting in fields and setting in MODEL[recipe] else {}
-        rest += [word] if equals else [word, *[value] * bool(value)]
+    for name, value in vars(values).items():
+        today = MODEL[recipe][name]
+        if name in fields and value not in VALUES.get(today, {}):  # a flag of today, too
+            kinds[name] = value
+            rest.append(f"--model.{name}={value}")
+        else:
+            print(f"fvae: --model.{name} is now --model.{today}", file=sys.stderr)
+            old[name] = value
     return rest, renamed(recipe, kinds | old) if old else {}
 
 
 def add_model_flags(parser: Parser, fields: dict[str, Any], settings: dict[str, Any]) -> None:
     """A group of flags for each part, of the kind that ``settings`` choose, and one of the recipe's own."""
-    own = parser.add_argument_group("model") if fields else parser
+    of_recipe = parser.add_argument_group("model") if fields else parser
     for name, field in fields.items():
         if not is_part(field.annotation):
-            add_setting(own, f"model.{name}", field, field.default)
+            add_setting(of_recipe, f"model.{name}", field, field.default)
             continue
         choices, default = field.annotation.choices(), field.default
         value = settings.get(name)

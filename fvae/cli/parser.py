@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -58,11 +59,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--out", type=path, required=required, metavar="PATH", help=text)
 
     def add_seed(self) -> None:
-        self.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: 0)")
+        self.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the noise (default: 0)")
 
     def add_samples(self) -> None:
         text = "draws of u for each sample, for averages and the importance-weighted bound (default: 1; for text 500)"
-        self.add_argument("--samples", type=int, metavar="K", help=text)
+        self.add_argument("--samples", type=at_least(1), metavar="K", help=text)
 
     def add_data(self, default: str) -> None:
         """Flags of the data to use a run on."""
@@ -117,12 +118,12 @@ def table(args: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The settings under a prefix that were given, nested by their dotted names; the text null is None."""
     found: dict[str, Any] = {}
     for name, value in args.items():
-        first, *places = name.split(".")
-        if first == prefix and places:
+        first, *parts = name.split(".")
+        if first == prefix and parts:
             within = found
-            for place in places[:-1]:
-                within = within.setdefault(place, {})
-            within[places[-1]] = None if value == "null" else value
+            for part in parts[:-1]:
+                within = within.setdefault(part, {})
+            within[parts[-1]] = None if value == "null" else value
     return found
 
 
@@ -131,6 +132,27 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, found nothing")
     return Path(text)
+
+
+def at_least(least: float) -> Callable[[str], Any]:
+    """The type of an argument that takes numbers of the type of ``least``, finite and no smaller."""
+
+    def number(text: str) -> Any:
+        value = type(least)(text)
+        if not least <= value < math.inf:
+            kind = "" if math.isfinite(value) else "a finite number of "
+            raise argparse.ArgumentTypeError(f"expected {kind}{least:g} or more, found {text}")
+        return value
+
+    number.__name__ = type(least).__name__  # argparse names it for text that is no number
+    return number
+
+
+def seed(text: str) -> int:
+    """The type of an argument that takes a generator's seed."""
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"expected 0 or more and below 2^32, found {text}")
+    return int(text)
 
 
 def with_new_flags(argv: list[str]) -> list[str]:
@@ -142,15 +164,3 @@ def with_new_flags(argv: list[str]) -> list[str]:
             print(f"fvae: {name} is now {OLD_FLAGS[name]}", file=sys.stderr)
         found.append(f"{OLD_FLAGS.get(name, name)}{equals}{value}")
     return found
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Refuse a value that is too small or not finite; raises ``InputError``."""
-    if not least <= value < math.inf:
-        kind = "" if math.isfinite(value) else "a finite number of "
-        raise InputError(f"expected {kind}{least:g} or more, found {value:g}", name)
-
-
-def check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected 0 or more and below 2^32, found {seed}", "seed")

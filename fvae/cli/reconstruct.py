@@ -2,27 +2,26 @@
 
 import sys
 
-from fvae.cli.encode import encoded
 from fvae.cli.parser import Parser, at_least
 from fvae.cli.run_data import data_of, load_model, need_visible
+from fvae.metrics import encode
 
-SEEN = "a picture; for text a .txt (default: printed)"
+OUT_HELP = "a picture; for text a .txt (default: printed)"
 
 
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
-    parser.add_argument("--n", type=int, default=20, metavar="N", help="images or sentences (default: 20)")
-    parser.add_out(SEEN, required=False)
+    parser.add_argument("--n", type=at_least(1), default=20, metavar="N", help="images or sentences (default: 20)")
+    parser.add_out(OUT_HELP, required=False)
     args = parser.parse(argv)
     out = args["out"]
-    at_least("n", args["n"], 1)
     model = load_model(args["run"])
     need_visible(model, args["run"], out)
     modality = model.modality
     samples, what = data_of(model, args)
     samples = samples.spread(args["n"])
-    data, back = modality.to_output(samples.values), modality.decode(model, *encoded(model, samples))
+    data, back = modality.to_output(samples.values), modality.decode(model, *encode(model, samples))
     rows = []
     for i in range(0, len(samples), modality.row_length):
         here = slice(i, i + modality.row_length)

@@ -1,4 +1,4 @@
-"""What the commands that use a run read: its model, its data, and what is odd about them."""
+"""What the commands that use a run read: its model, its data, and what is unusual about them."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fvae.cli.parser import table
-from fvae.data import TOKENIZER_FILE, Modality, Samples, Text, load_data
+from fvae.data import TOKENIZER_FILE, Modality, Samples, load_data
 from fvae.data.files import argument_named
 from fvae.errors import InputError
 from fvae.files import write_text
@@ -31,7 +31,7 @@ def load_model(run: Path) -> LatentModel:
 
 
 def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tuple[Samples, str]:
-    """The data to use a run on and what they are in words, having said what is odd about them.
+    """The data to use a run on and what they are in words, having said what is unusual about them.
 
     Without a source: the run's, held out unless ``split`` says otherwise. Another source is treated as the run's was
     (size, color) and, where it has no test split, taken whole. With ``whole`` any source that is named is taken whole.
@@ -39,15 +39,15 @@ def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tu
     """
     run, split, modality = args["run"], args["split"], model.modality
     given, config = with_new_names(table(args, "data"), OLD_DATA), run_config(run)
-    own = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
+    trained_on = data_settings(run / "config.yaml", config["data"]) if config else DataSettings()
     data = whole_paths(checked(DataSettings, given, lax=True))
-    for name in ("tokenizer", "vocabulary_size", "max_length"):
-        if isinstance(modality, Text) and name in given and getattr(data, name) != getattr(own, name):
+    for name in modality.fixed_settings:
+        if name in given and getattr(data, name) != getattr(trained_on, name):
             raise InputError(f"{given[name]}: {run} has a tokenizer of its own ({TOKENIZER_FILE})", name)
-    data = own.model_copy(update={name: getattr(data, name) for name in given})
+    data = trained_on.model_copy(update={name: getattr(data, name) for name in given})
     if not data.source:
         raise InputError(f"{run} has no config.yaml to say what it was trained on; name a source", "source")
-    foreign = not config or data.source != own.source
+    foreign = not config or data.source != trained_on.source
     if foreign:
         data = data.model_copy(update={"split": None, "labels": given.get("labels")})
     path = Path(data.source)
@@ -100,13 +100,7 @@ def need_visible(model: LatentModel, run: Path, out: Path | None) -> None:
     need_latent(model, run)
     if not model.modality.sheet_suffixes:
         raise InputError(f"{run}: expected a run on images or text, found one on tables; see fvae encode and decode")
-    check_out(model, out, sheet=True)
-
-
-def check_out(model: LatentModel, out: Path | None, **how: bool) -> None:
-    """Refuse a name that doesn't fit the data; of text there may be none, for standard output."""
-    if out is not None or not isinstance(model.modality, Text):
-        model.modality.check_out(out, **how)
+    model.modality.check_out(out, sheet=True)
 
 
 def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:
@@ -116,7 +110,7 @@ def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:
     names = list(model.modality.classes)
     if text in names:
         return names.index(text)
-    if text.isdigit() and int(text) < model.classes:
+    if text.isdecimal() and int(text) < model.classes:
         return int(text)
     known = ", ".join(names[:10]) or f"0 to {model.classes - 1}"
     raise InputError(f"{text}: expected a label of {run}, which are {known}", name)

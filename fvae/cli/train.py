@@ -1,5 +1,6 @@
 """``fvae train``: a recipe on data into a run folder."""
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from fvae.cli.memory import keep_freed_memory
 from fvae.cli.model_flags import add_model_flags, merged, old_settings
 from fvae.cli.parser import Parser, table
-from fvae.cli.run_data import say, say_skipped
 from fvae.cli.training_log import TrainingLog
 from fvae.data import TOKENIZER_FILE, Text, Tokenizer, load_data, modality_of
 from fvae.errors import InputError, did_you_mean
@@ -22,7 +22,7 @@ from fvae.runs.model import read_model_config
 from fvae.runs.renamed import MODEL, renamed
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names
-from fvae.training import Callback, Trainer, fit
+from fvae.training import fit
 
 HELP = "fvae recipes lists the recipes, fvae train RECIPE --help the settings of its model, too."
 
@@ -46,24 +46,19 @@ def run(parser: Parser, argv: list[str]) -> None:
     test = load_data(data, "test", train.modality)
     torch.manual_seed(settings.seed)
     model = make(train.shape, **model_settings)
-    callbacks = [Announcement(data, out), TrainingLog(settings.max_steps, settings.minutes)]
-    signal.signal(signal.SIGTERM, terminate)
     keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        rows = fit(
-            *(model, train, test),
-            run=out,
-            resume=resume,
-            progress=False,
-            callbacks=callbacks,
-            source=data,
-            settings=settings,
-        )
+        log = TrainingLog(data, out)
+        where = {"run": out, "resume": resume, "source": data}
+        rows = fit(model, train, test, **where, settings=settings, progress=False, callbacks=[log])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; fvae train --out {out} --resume continues it") from None
     except Terminated:
         print(f"fvae: terminated; fvae train --out {out} --resume continues it", file=sys.stderr)
         raise SystemExit(143) from None  # as of a program that takes no notice of the signal
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if rank_zero_only.rank == 0:
         unit, last = model.modality.unit, rows[-1]
         print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
@@ -112,9 +107,11 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
             content["model"] = renamed(recipe, content["model"])
         tables |= {name: merged(tables[name], content[name]) for name in tables}
     argv, old = old_settings(recipe, argv, make.settings.model_fields)
-    kinds = {name: v[-1] for name in make.settings.model_fields if (v := kinds_of(argv, name))}
+    given = {name: values_of(argv, f"--model.{name}", f"--model.{name}.kind") for name in make.settings.model_fields}
+    kinds = {name: values[-1] for name, values in given.items() if values}
     tables["model"] = merged(tables["model"], old)
-    add_arguments(parser, recipe, description_of(make), make.settings.model_fields, merged(tables["model"], kinds))
+    description = (make.__doc__ or "").partition("Example:")[0].strip()
+    add_arguments(parser, recipe, description, make.settings.model_fields, merged(tables["model"], kinds))
     return recipe, parser.parse(argv), configs, tables
 
 
@@ -157,23 +154,11 @@ def settings_of(
     return found[0], found[1], {name: getattr(found[2], name) for name in make.settings.model_fields}
 
 
-def description_of(make: Any) -> str:
-    """What a recipe is, by its docstring up to the example."""
-    return (make.__doc__ or "").partition("Example:")[0].strip()
-
-
-def values_of(argv: list[str], name: str) -> list[str]:
-    """The values that a flag is given, before the flags are parsed."""
-    found: list[str] = []
-    for i, word in enumerate(argv):
-        found += argv[i + 1 : i + 2] if word == name else []
-        found += [word.removeprefix(name + "=")] if word.startswith(name + "=") else []
-    return found
-
-
-def kinds_of(argv: list[str], part: str) -> list[str]:
-    """The kinds that a part is given."""
-    return values_of(argv, f"--model.{part}") + values_of(argv, f"--model.{part}.kind")
+def values_of(argv: list[str], *flags: str) -> list[str]:
+    """The values of an argument, by the names of its flag, before the others can be parsed."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(*flags, dest="values", action="append", nargs="?", default=[])
+    return [value for value in first.parse_known_args(argv)[0].values if value is not None]
 
 
 def text_of_run(out: Path, max_length: int) -> Text | None:
@@ -185,33 +170,3 @@ def text_of_run(out: Path, max_length: int) -> Text | None:
         return None
     known = Tokenizer.load(out / TOKENIZER_FILE, max_length)
     return Text(known.shape, tokenizer=known)
-
-
-class Announcement(Callback):
-    """Says before the first step what is trained, and what is odd about its data."""
-
-    def __init__(self, data: DataSettings, out: Path):
-        self.data, self.out = data, out
-
-    def on_start(self, trainer: Trainer) -> None:
-        model, settings, train, test = trainer.model, trainer.settings, trainer.data, trainer.test
-        modality, recipe = train.modality, model.config["recipe"]
-        if self.data.labels and not model.classes:
-            takes = (
-                "takes labels with --model.classes N" if "classes" in model.config["settings"] else "takes no labels"
-            )
-            say([f"warning: --data.labels {self.data.labels}: not used: {recipe} {takes}"])
-        say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
-        say(modality.notes_of_training(train, test))
-        if settings.batch_size > len(train):
-            more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
-            say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
-        steps, minutes = settings.max_steps, settings.minutes
-        ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
-        size = sum(p.numel() for p in model.parameters())
-        since = f"from step {trainer.step} to " if trainer.step else ""
-        held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
-        if steps is not None and trainer.step >= steps:
-            say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
-        else:
-            say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])

@@ -2,33 +2,61 @@
 
 import sys
 import time
+from pathlib import Path
 
 from fvae.cli import progress
+from fvae.cli.run_data import say, say_skipped
+from fvae.settings import DataSettings
 from fvae.training.progress import ProgressBar
 from fvae.training.trainer import Row, Trainer
 
 
 class TrainingLog(ProgressBar):
-    """The bar, with a line that stays for each evaluation; without a terminal also a line now and then."""
+    """What is trained and what is unusual about its data; then the bar, with a line that stays for each evaluation.
 
-    def __init__(self, steps: int | None, minutes: float | None):
-        super().__init__(steps, minutes)
-        self.said = time.monotonic()
+    Without a terminal there is a line now and then instead of the bar.
+    """
 
-    def say(self, line: str) -> None:
-        if self.shown:
-            self.console.print(line, highlight=False)
+    def __init__(self, data: DataSettings, out: Path):
+        super().__init__()
+        self.data, self.out, self.printed = data, out, time.monotonic()
+
+    def on_start(self, trainer: Trainer) -> None:
+        model, settings, train, test = trainer.model, trainer.settings, trainer.data, trainer.test
+        modality, recipe = train.modality, model.config["recipe"]
+        if self.data.labels and not model.classes:
+            takes = "labels with --model.classes N" if "classes" in model.config["settings"] else "no labels"
+            say([f"warning: --data.labels {self.data.labels}: not used: {recipe} takes {takes}"])
+        say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
+        say(modality.notes_of_training(train, test))
+        if settings.batch_size > len(train):
+            more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
+            say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
+        steps, minutes = settings.max_steps, settings.minutes
+        ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
+        size = sum(p.numel() for p in model.parameters())
+        since = f"from step {trainer.step} to " if trainer.step else ""
+        held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
+        if steps is not None and trainer.step >= steps:
+            say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
         else:
-            print(line, file=sys.stderr, flush=True)
+            say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])
 
     def on_step(self, trainer: Trainer) -> None:
         super().on_step(trainer)
-        if not self.shown and time.monotonic() - self.said > progress.INTERVAL:
-            self.said = time.monotonic()
-            self.say(f"{self.status(trainer)}  {self.share(trainer):.0%}")
+        if not self.shown and time.monotonic() - self.printed > progress.INTERVAL:
+            self.printed = time.monotonic()
+            self.print(f"{self.status(trainer)}  {self.fraction_done(trainer):.0%}")
 
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
         key, skipped = trainer.unit.key, row["skipped_steps"]
         figures = f"train {row[f'train_{key}']:.4f}  held-out {row[f'test_{key}']:.4f} {trainer.unit.name}"
         note = f"  {skipped} non-finite steps skipped" if skipped else ""
-        self.say(f"step {row['step']}  {row['seconds']:.0f} s  {figures}{note}")
+        self.print(f"step {row['step']}  {row['seconds']:.0f} s  {figures}{note}")
+
+    def print(self, line: str) -> None:
+        """Print a line, above the bar where it is shown."""
+        if self.shown:
+            self.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -57,7 +57,7 @@ class Images(Modality):
     def mismatch(self, other: Modality) -> str:
         found = super().mismatch(other)
         resizable = len(other.shape) == 3 and other.shape[1:] != self.shape[1:]
-        return f"{found}; resize them with size={min(self.shape[1:])}" if resizable else found
+        return f"{found}; resize them with `size` {min(self.shape[1:])}" if resizable else found
 
     def to_stored(self, values: np.ndarray) -> np.ndarray:
         """8-bit values (N, C, H, W) of any integer type, or whole floats, as uint8."""
@@ -169,9 +169,9 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     if named and train not in splits:
         raise InputError(f"expected a split called train, found {', '.join(named)}; choose one with `split`")
     items = splits.get(train, [])
-    if named and part == "train":  # images beside the splits are in none of them: not read, but reported
-        beside = [item for item in splits.get("", []) if not item.fault]
-        items = items + [item._replace(fault="beside the splits, in none of them") for item in beside]
+    if named and part == "train":  # images outside the splits' folders are not read, but reported
+        unassigned = [item for item in splits.get("", []) if not item.fault]
+        items = items + [item._replace(fault="outside the folders of the splits") for item in unassigned]
     images = [i for i, item in enumerate(items) if not item.fault]
     if test or not images:
         return items  # without images, for decode_items to say what they are

@@ -48,6 +48,7 @@ class Modality:
     array: ClassVar[str] = "x"  # the array of values in an .npz
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)  # of files that samples are written to
     sheet_suffixes: ClassVar[tuple[str, ...]] = ()  # of files to look at, which reconstructions are written to
+    fixed_settings: ClassVar[tuple[str, ...]] = ()  # fields of ``DataSettings`` that a saved model determines
 
     # Defaults of the commands
     temperature: ClassVar[float] = 1.0  # of samples
@@ -156,6 +157,12 @@ class Modality:
         return np.concatenate(
             [self.decode_batch(model, e[part], None if y is None else y[part], **options) for part in parts]
         )
+
+    def decode_options(self, **given: Any) -> dict[str, Any]:
+        """Options of ``decode`` from settings that are given by name; raises ``InputError`` for those of other data."""
+        if given:
+            raise InputError(f"expected a model of text, found one of {self.noun}", next(iter(given)))
+        return {}
 
     def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
         return model.decode(e, y).float().cpu().numpy()

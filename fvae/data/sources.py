@@ -22,6 +22,7 @@ from fvae.errors import InputError
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
 SPLITS = ("train", *TEST_SPLITS)
+HUB_TIMEOUT = 5.0  # seconds
 
 
 class Item(NamedTuple):
@@ -131,10 +132,10 @@ def list_npz(path: Path) -> list[Item]:
 
 def list_idx(path: Path) -> list[Item]:
     images, labels = read_idx(path), None
-    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    if beside != path and beside.exists():
-        with argument_named("", beside.name):
-            labels = read_idx(beside)
+    labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    if labels_path != path and labels_path.exists():
+        with argument_named("", labels_path.name):
+            labels = read_idx(labels_path)
     return list_array(path.name, images, labels)
 
 
@@ -180,11 +181,25 @@ def list_parquet(path: Path) -> list[Item]:
 
 
 def list_hub(source: str) -> Splits:
+    """The items of a data set of the Hugging Face Hub or, where that gives no answer within seconds, of its cache."""
     datasets = optional_library("datasets", "datasets", "hub")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    offline, unreachable = datasets.config.HF_HUB_OFFLINE, ""
+    try:
+        HfApi().dataset_info(source, timeout=HUB_TIMEOUT)
+    except HfHubHTTPError:
+        pass  # an answer: load_dataset says what is wrong
+    except Exception as error:  # of the network: load_dataset would try again for half a minute
+        datasets.config.HF_HUB_OFFLINE, unreachable = True, f"the Hub could not be reached ({reason(error)})"
     try:
         found = datasets.load_dataset(source)
-    except Exception as error:  # of the network, of the Hub, of the data set's files: many kinds
-        raise InputError(f"expected a file, a folder or a data set of the Hub, found none ({reason(error)})") from None
+    except Exception as error:  # of the Hub, of the data set's files: many kinds
+        problem = unreachable or f"no data set of the Hub that can be read ({reason(error)})"
+        raise InputError(f"no such file or folder, and {problem}") from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     return {str(split): list_table(str(split), rows.with_format("arrow")[:]) for split, rows in found.items()}
 
 

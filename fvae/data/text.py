@@ -4,9 +4,10 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import numpy as np
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fvae.data.files import argument_named, local_path, reading
@@ -15,19 +16,30 @@ from fvae.data.samples import Samples, held_out, numbered, part_of
 from fvae.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from fvae.errors import InputError
 from fvae.files import write_text
+from fvae.schema import Count, NonNegative, Settings, checked
 from fvae.settings import DataSettings
 from fvae.tokens import EOS, PAD, SPECIAL_TOKENS, UNK
 
 
-class Generation(NamedTuple):
-    """How sentences are generated: the tokens' temperature (0: the most probable) and top_p, or a beam's width."""
+class Generation(Settings):
+    """How sentences are generated."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    beam: int = 0
+    token_temperature: NonNegative = 1.0
+    """text: divides the logits of the tokens; 0 takes the most probable one"""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """text: share of the probability that tokens are drawn from"""
+    beam: Count | None = None
+    """text: draw nothing, but take the most probable sentence that a beam of this width finds"""
+
+    @model_validator(mode="after")
+    def consistent(self) -> Any:
+        for name in ("token_temperature", "top_p"):
+            if self.beam and getattr(self, name) != 1:
+                raise ValueError(f"{name}: expected no `beam` with it, which draws nothing, found {self.beam}")
+        return self
 
 
-GREEDY = Generation(temperature=0.0)
+GREEDY = Generation(token_temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Text(Modality):
     noun, items = "sentences", "lines"
     default_n, default_corners, default_draws, row_length, init_samples = 10, 2, 500, 1, 256
     suffixes = sheet_suffixes = (".txt",)
+    fixed_settings = ("tokenizer", "vocabulary_size", "max_length")
 
     @property
     def dims(self) -> None:
@@ -102,6 +115,9 @@ class Text(Modality):
         """(N,) text."""
         return np.array(self.need_tokenizer().decode(values), dtype=object)
 
+    def decode_options(self, **given: Any) -> dict[str, Any]:
+        return {"generation": checked(Generation, given, lax=True)}
+
     def decode_batch(
         self,
         model: Any,
@@ -113,8 +129,8 @@ class Text(Modality):
     ) -> np.ndarray:
         """(N,) text."""
         e, y = model.inputs(y, e=e)
-        z, (temperature, top_p, beam) = model.prior.inverse(e, y), generation
-        x = model.decoder.beam(z, beam) if beam else model.decoder.draw(z, temperature, top_p, generator)
+        z, g = model.prior.inverse(e, y), generation
+        x = model.decoder.beam(z, g.beam) if g.beam else model.decoder.draw(z, g.token_temperature, g.top_p, generator)
         return self.to_output(x.cpu().numpy())
 
     def sample(self, model: Any, n: int, generator: Any) -> np.ndarray:
@@ -179,12 +195,12 @@ class Text(Modality):
         """Sentences that were truncated, and text of which more than a fifth is unknown to the tokenizer."""
         lines = []
         if n := samples.truncated:
-            lines += [f"{n} sentence{'s' * (n > 1)} truncated to {self.shape[0] - 1} tokens (max_length)"]
+            lines += [f"{n} sentence{'s' * (n > 1)} truncated to {self.shape[0] - 1} tokens (`max_length`)"]
         unknown, tokens = int((samples.values == UNK).sum()), int((samples.values > EOS).sum())
         if unknown > 0.2 * tokens:
             part = f"{unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.0f} %)"
             spaceless = self.need_tokenizer().splits_words and tokens < 3 * len(samples)
-            hint = "; for text without spaces between its words use tokenizer=character" if spaceless else ""
+            hint = "; for text without spaces between its words set `tokenizer` to character" if spaceless else ""
             lines += [f"warning: {part} of {what} are unknown to the model's tokenizer{hint}"]
         return lines
 

@@ -1,6 +1,6 @@
 """What a trained model says of data: bounds on the likelihood, and what the latent holds."""
 
-from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, summary
+from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, encode, summary
 from fvae.metrics.latent import LatentInformation, has_gaussian_posterior, latent_information
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "batches",
     "bounds",
     "check_labels",
+    "encode",
     "has_gaussian_posterior",
     "latent_information",
     "summary",

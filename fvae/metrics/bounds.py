@@ -32,6 +32,14 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
         yield x, None if labels is None else torch.from_numpy(labels[which]).to(x.device)
 
 
+@torch.no_grad()
+def encode(model: LatentModel, samples: Samples, batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
+    """The codes (N, D) of samples, and their labels (N,) where the model takes them."""
+    pairs = [(model.encode(x, y), y) for x, y in batches(model, samples, batch_size)]
+    labels = [y for _, y in pairs if y is not None]
+    return torch.cat([e for e, _ in pairs]), torch.cat(labels) if labels else None
+
+
 def check_labels(model: LatentModel, samples: Samples, argument: str = "") -> None:
     """Refuse data without the labels that a model is conditioned on; raises ``InputError``."""
     if not model.classes:
@@ -82,7 +90,7 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         unit.key: unit.from_nats(float(found.loss.mean())),
         f"{unit.key}_error": unit.from_nats(error),
         "bound": f"{bound}, mean over {model.modality.noun}",
-        "noise": getattr(model.decoder, "likelihood", ""),
+        "likelihood": getattr(model.decoder, "likelihood", ""),
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),

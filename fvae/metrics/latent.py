@@ -1,6 +1,6 @@
 """What a latent says of the data: mutual information, active units, and what the decoder makes of it.
 
-For models whose posterior is Gaussian given x, p(z|x) = N(mean(x), std(x)^2). All in nats.
+For models whose posterior is Gaussian given x, q(z|x) = N(mean(x), std(x)^2). All in nats.
 """
 
 import math
@@ -16,7 +16,7 @@ from fvae.metrics.bounds import batches
 from fvae.model import LatentModel
 from fvae.transforms import Affine
 
-ACTIVE = 0.01  # the least variance of a posterior mean over the data that counts
+ACTIVE_VARIANCE = 0.01  # of a posterior mean over the data, above which a unit is active
 
 
 class LatentInformation(NamedTuple):
@@ -32,7 +32,7 @@ class LatentInformation(NamedTuple):
 def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_size: int = 64) -> LatentInformation:
     """What z says of x, over the N samples of ``data``.
 
-    - ``mutual_information``: I(x; z) = E_x E_z|x [ log p(z|x) - log 1/N sum_j p(z|x_j) ], one z a sample; at most
+    - ``mutual_information``: I(x; z) = E_x E_z|x [ log q(z|x) - log 1/N sum_j q(z|x_j) ], one z a sample; at most
       log N (Hoffman and Johnson, 2016). Takes N^2 steps;
     - ``active_units``: those of all ``units`` whose posterior mean has a variance over x above 0.01 (Burda et al.,
       2016), as a batch-normalized one always has;
@@ -46,15 +46,15 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         z, _ = Affine()(model.noise(len(x), generator), mean, log_std)
         kept.append((mean, log_std.expand_as(mean), z))
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    gap, other, end = 0.0, z[another(len(z), generator).to(z.device)], 0
+    gap, shuffled, end = 0.0, z[derangement(len(z), generator).to(z.device)], 0
     for x, y in batches(model, data, batch_size):
         which, x = slice(end, end + len(x)), model.preprocess(x)[0]
         given = (y,) if model.takes_y["decoder"] else ()
-        gap += float((model.decoder(x, z[which], *given) - model.decoder(x, other[which], *given)).sum())
+        gap += float((model.decoder(x, z[which], *given) - model.decoder(x, shuffled[which], *given)).sum())
         end += len(x)
     mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
     mutual = mutual_information(mean, log_std, z)
-    active = int((mean.var(0, correction=0) > ACTIVE).sum())
+    active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
     return LatentInformation(mutual, active, mean.shape[1], gap / len(z))
 
 
@@ -78,21 +78,21 @@ def has_gaussian_posterior(model: LatentModel, data: Samples) -> bool:
     return found is not None
 
 
-def another(n: int, generator: torch.Generator) -> Tensor:
-    """For each of n another one, drawn evenly, each taken once: (n,)."""
+def derangement(n: int, generator: torch.Generator) -> Tensor:
+    """A random permutation of n, a single cycle, so that for n > 1 nothing keeps its position: (n,)."""
     order = torch.randperm(n, generator=generator)
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
-    """mean_i [ log p(z_i|x_i) - log 1/N sum_j p(z_i|x_j) ] for p(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
+    """mean_i [ log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j) ] for q(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
     e, log_derivative = Affine().inverse(z, mean, log_std)
-    own = log_normal(e) + total(log_derivative)
+    log_q = log_normal(e) + total(log_derivative)
     mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
     constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)
-    mixed = [  # of each z under all posteriors: the square of the difference as two products
+    log_mixture = [  # of each z under all posteriors: the square of the difference as two products
         torch.logsumexp(-0.5 * (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + constant), 1)
         for rows in z.split(batch_size)
     ]
-    return float((own - torch.cat(mixed)).mean()) + math.log(len(z))
+    return float((log_q - torch.cat(log_mixture)).mean()) + math.log(len(z))

@@ -31,7 +31,7 @@ def check_run(run: Path, resume: bool, content: dict[str, Any]) -> None:
     if not found:
         return
     if not resume:
-        raise InputError(f"{run} holds a run already: continue it with resume, or use another folder", "run")
+        raise InputError(f"{run} holds a run already: continue it with `resume`, or use another folder", "run")
     if "config.yaml" not in found:
         raise InputError(f"{run} has {found[0]} but no config.yaml to resume from; use another folder", "resume")
     trained = (run / "metrics.csv").exists() and len(read_metrics(run)) > 1

@@ -107,7 +107,7 @@ def fit(
         ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
         ours += [RunWriter(run, digest)] if run else []
         ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
-        ours += [ProgressBar(settings.max_steps, settings.minutes)] if progress else []
+        ours += [ProgressBar()] if progress else []
         try:
             with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
                 trainer.train([*ours, *callbacks])

@@ -25,8 +25,8 @@ def python(page: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", python(README), ids=["images", "table", "text"])
-def test_python_runs(code, tmp_path, monkeypatch):
-    """The examples train, score, sample and save as they stand, in at most ten lines of code."""
+def test_python_examples_run(code, tmp_path, monkeypatch):
+    """The examples train, score, sample and save as they stand, in a few lines of code."""
     monkeypatch.chdir(tmp_path)
     words = [["a", "the", "one"], ["cat", "dog", "bird"], ["sleeps", "runs", "sings"], ["here", "there", "today"]]
     (tmp_path / "sentences.txt").write_text("".join(" ".join(line) + "\n" for line in itertools.product(*words)))
@@ -35,7 +35,7 @@ def test_python_runs(code, tmp_path, monkeypatch):
     assert len(code.splitlines()) <= 13
 
 
-def test_python_of_text_runs(tmp_path, monkeypatch, capsys):
+def test_the_python_example_on_text_runs(tmp_path, monkeypatch, capsys):
     """The example runs as it stands, in a folder that holds a run as it expects."""
     monkeypatch.chdir(tmp_path)
     tokenizer = Tokenizer.train(["he likes red wine"], "word", 20, 8)
@@ -48,7 +48,7 @@ def test_python_of_text_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("line", SHELL)
-def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
+def test_commands_have_known_arguments(line, tmp_path, monkeypatch, capsys):
     """Every command of the README has known arguments with good values: all it lacks is the run or the data."""
 
     def stop(*_):

@@ -13,7 +13,6 @@ from command_line import SENTENCES, table
 from sources import LINES, read, write_lines
 
 from fvae.cli import progress
-from fvae.data import Tokenizer
 from fvae.metrics import LatentInformation
 from fvae.runs import load
 from fvae.training import aggressive, trainer
@@ -56,7 +55,7 @@ def test_a_run_does_not_depend_on_the_folder(home, fvae, tmp_path, monkeypatch):
     assert fvae(*words, *again).status == 0
 
 
-def test_the_posterior_is_trained_first_and_a_stopped_run_continues_so(fvae, tmp_path):
+def test_aggressive_training_begins_with_the_posterior_and_is_resumed(fvae, tmp_path):
     """Aggressive training: while the posterior is trained nothing else moves."""
     words = [*TRAIN, "--train.aggressive", "--train.ema", 0, "--train.eval_interval", 3]
     for name, steps in (("a", 3), ("b", 6)):
@@ -129,21 +128,14 @@ def test_the_rate_is_weighed_in_training(fvae, tmp_path):
 # What is said of data
 
 
-def test_unknown_words_are_warned_of_before_training(fvae):
+def test_unknown_words_are_warned_of_in_training_and_in_use(fvae, tmp_path):
     found = fvae(*TRAIN, "--out", "OUT/a", "--data.vocabulary_size", 6)
     assert found.status == 0
     for part in ("training", "held-out"):
         assert re.search(rf"warning: .* of the {part} sentences are unknown to the model's tokenizer\n", found.err)
-
-
-def test_for_text_without_spaces_characters_are_advised(fvae, tmp_path):
-    write_lines(
-        tmp_path / "chinese.txt", ["江靜櫂歌歇，溪深樵語聞。", "海上生明月，天涯共此時。", "白日依山盡，黃河入海流。"]
-    )
-    words = [*TRAIN, "--data", "OUT/chinese.txt"]
-    found = fvae(*words, "--out", "OUT/a")
-    assert found.status == 0 and "; for text without spaces between its words use tokenizer=character\n" in found.err
-    assert "without spaces" not in fvae(*words, "--data.tokenizer=character", "--out", "OUT/b").err
+    write_lines(tmp_path / "zh.txt", ["江靜櫂歌歇", "the cat"])
+    found = fvae("score", "text", "--data", "OUT/zh.txt", "--samples", 1, "--out", "OUT/s.csv")
+    assert found.status == 0 and re.search(r"warning: 1 of 3 tokens \(33 %\) of .* are unknown", found.err)
 
 
 def test_empty_lines_are_reported_once(fvae, tmp_path):
@@ -154,12 +146,6 @@ def test_empty_lines_are_reported_once(fvae, tmp_path):
     assert "8 sentences truncated to 5 tokens" in found.err and found.err.count(": empty") == 3
     assert len((tmp_path / "r/skipped.txt").read_text().splitlines()) == 20
     assert fvae("evaluate", "OUT/r", "--samples", 2).err.count(": empty") == 0
-
-
-def test_an_unseen_script_is_scored_with_a_warning(fvae, tmp_path):
-    write_lines(tmp_path / "zh.txt", ["江靜櫂歌歇", "the cat"])
-    found = fvae("score", "text", "--data", "OUT/zh.txt", "--samples", 1, "--out", "OUT/s.csv")
-    assert found.status == 0 and re.search(r"warning: 1 of 3 tokens \(33 %\) of .* are unknown", found.err)
 
 
 def test_a_source_that_was_moved_is_named_with_its_run(home, fvae, tmp_path):
@@ -173,23 +159,13 @@ def test_a_source_that_was_moved_is_named_with_its_run(home, fvae, tmp_path):
     assert fvae("evaluate", "OUT/run", "--data", "OUT/cats.txt", "--split", "test", "--samples", 2).status == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda own: None, "tokenizer.json: no such file"),
-        (lambda own: "{}", "tokenizer.json: expected a tokenizer of Hugging Face's tokenizers"),
-        (lambda own: Tokenizer.train(["x y z"], "word", 20, 9).json, "not .* of .*: expected its 13 tokens, found 7"),
-        (lambda own: own.replace('"mat"', '"hat"'), "not .* of .*: expected its 13 tokens, found as many others"),
-    ],
-    ids=["missing", "damaged", "of other words", "of as many others"],
-)
-def test_the_tokenizer_of_another_run_is_refused(home, fvae, tmp_path, change, message):
-    shutil.copytree(home / "text", tmp_path / "r")
-    text, path = change((home / "text/tokenizer.json").read_text()), tmp_path / "r/tokenizer.json"
-    path.unlink() if text is None else path.write_text(text)
-    for words in ("sample OUT/r", "compare OUT/r --out OUT/c", "train --out OUT/r --resume"):
-        status, _, err = fvae(*words.split())
-        assert status == 2 and err.count("\n") == 1 and re.search(message, err), err
+@pytest.mark.parametrize("words", ["sample OUT/r", "compare OUT/r --out OUT/c", "train --out OUT/r --resume"])
+def test_the_tokenizer_of_another_run_is_refused(home, fvae, tmp_path, words):
+    path = shutil.copytree(home / "text", tmp_path / "r") / "tokenizer.json"
+    path.write_text(path.read_text().replace('"mat"', '"hat"'))
+    status, _, err = fvae(*words.split())
+    assert status == 2 and err.count("\n") == 1
+    assert "not the tokenizer of" in err and "expected its 13 tokens, found as many others" in err
 
 
 # Use
@@ -210,14 +186,7 @@ def test_evaluate_reports_perplexity_and_what_the_latent_holds(home, fvae, tmp_p
         assert text in out
 
 
-def test_a_perplexity_may_be_infinite(home):
-    """That of a run that diverged."""
-    data = read(home / "cats.txt")
-    tokens = int((data.values > 0).sum())
-    assert data.modality.figures(data, {"nats": 1e5}) == {"tokens": tokens, "perplexity": math.inf}
-
-
-def test_long_work_shows_how_far_it_is(fvae, monkeypatch):
+def test_progress_is_shown_without_a_terminal(fvae, monkeypatch):
     """A line now and then where there is no terminal."""
     assert fvae("evaluate", "text", "--samples", 2).err == ""
     monkeypatch.setattr(progress, "INTERVAL", 0.0)

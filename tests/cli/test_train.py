@@ -1,6 +1,7 @@
 """``fvae train`` and ``fvae demo``: what a run holds, where its settings come from, and how it is resumed."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,9 @@ def test_a_batch_larger_than_the_data_is_warned_of(fvae):
 def test_demo_ends_with_all_its_files_and_can_be_run_again(fvae, tmp_path):
     names = ["metrics.json", "samples.png", "temperatures.png", "reconstructions.png"]
     names += ["interpolation_2.png", "interpolation_4.png", "model.safetensors"]
+    terminates = signal.getsignal(signal.SIGTERM)
     assert fvae("demo", "--minutes", 0.01, "--out", "OUT/demo").status == 0
+    assert signal.getsignal(signal.SIGTERM) is terminates  # of the training alone
     assert all((tmp_path / "demo" / name).stat().st_size > 100 for name in names)
     (tmp_path / "demo/samples.png").unlink()
     assert fvae("demo", "--minutes", 0.01, "--out", "OUT/demo").status == 0

@@ -77,14 +77,14 @@ def test_temperature_scales_the_same_codes(fvae, tmp_path):
     assert height == 2 + 2 * 50 and width > 3 * 50
 
 
-def test_reconstruct(fvae, tmp_path):
+def test_reconstructions_are_drawn_below_the_images(fvae, tmp_path):
     found = fvae("reconstruct", "run", "--n", 12, "--out", "OUT/r.png")
     assert found.status == 0 and "12 images of digits (held out), root mean square error" in found.out
     assert picture(tmp_path / "r.png").shape[0] == 2 + 4 * 50
 
 
 @pytest.mark.parametrize("ends", [[], ["images/0.png", "wide.png"], ["images/0.png", "wide.png", "small.webp"] * 2])
-def test_interpolate(fvae, tmp_path, ends):
+def test_an_interpolation_is_a_row_or_a_square(fvae, tmp_path, ends):
     ends = ends[:4]
     found = fvae("interpolate", "run", *ends, "--steps", 3, "--out", "OUT/i.png")
     assert found.status == 0 and found.err == ""
@@ -105,7 +105,7 @@ def test_codes_are_decoded_to_what_the_model_makes_of_them(fvae, home, tmp_path)
     np.testing.assert_array_equal(back[:, :, :, 0], (again[:, 0] * 17).byte())
 
 
-def test_compare(fvae, tmp_path):
+def test_compare_writes_table_curves_and_samples(fvae, tmp_path):
     assert fvae("compare", "run", "bad_settings", "--n", 3, "--out", "OUT/c").status == 0
     rows = table(tmp_path / "c/table.csv")
     assert [row["run"] for row in rows] == ["run", "bad_settings"] and rows[0]["step"] == "4"
@@ -179,7 +179,7 @@ def test_codes_of_rows_give_the_rows_back(fvae, home, tmp_path, out):
     np.testing.assert_allclose(back / [1, 10, 0.1], np.load(home / "rows.npz")["x"] / [1, 10, 0.1], rtol=0, atol=3e-6)
 
 
-def test_compare_of_rows(fvae, tmp_path):
+def test_compare_of_tables_has_no_samples(fvae, tmp_path):
     found = fvae("compare", "rows", "both", "--out", "OUT/c")
     assert found.status == 0 and found.out.endswith(": table.md, table.csv, curves.png\n")
     rows = table(tmp_path / "c/table.csv")

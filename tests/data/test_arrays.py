@@ -47,7 +47,7 @@ IN_MEMORY = {
     [(IMAGES, RGB, IMAGES), (X, TABLE, X.astype(np.float32)), (X, Modality((2,)), X), (IMAGES, None, IMAGES)],
     ids=["images", "table", "stranger", "no model"],
 )
-def test_every_kind_of_values_is_stored_alike(kind, values, like, expected):
+def test_values_of_every_kind_are_stored_alike(kind, values, like, expected):
     """Images as bytes, tables as float32, anything else in its own type; twice is once."""
     samples = from_memory(IN_MEMORY[kind](values), like=like)
     exact = kind != "list" or like in (RGB, TABLE)  # a list has no type of its own
@@ -65,11 +65,11 @@ def test_images_of_any_type_are_bytes(dtype):
     np.testing.assert_array_equal(RGB.collate(from_memory(values, like=RGB).values), IMAGES % 128 // 8)
 
 
-def test_bfloat16_tensors():
+def test_bfloat16_tensors_are_read():
     assert from_memory(torch.ones(2, 2, dtype=torch.bfloat16), like=TABLE).values.tolist() == [[1, 1], [1, 1]]
 
 
-def test_a_frame_keeps_its_columns():
+def test_a_data_frame_keeps_its_columns():
     """Numbers and booleans; the names are those of the model, if it has some."""
     samples = from_memory(FRAME, like=TABLE)
     np.testing.assert_array_equal(samples.values, X.astype(np.float32))
@@ -84,7 +84,7 @@ def test_a_frame_keeps_its_columns():
         from_memory(FRAME.rename(columns={"b": "c"}), like=samples.modality)
 
 
-def test_sentences_and_token_numbers():
+def test_sentences_and_token_numbers_are_read():
     samples = from_memory(LINES, ["b", "a", "a", "b", "b"], TEXT)
     assert TOKENIZER.decode(samples.values) == LINES == samples.names and samples.truncated == 0
     assert samples.labels.tolist() == [1, 0, 0, 1, 1] and samples.modality.classes == ["a", "b"]
@@ -101,12 +101,12 @@ def test_image_files_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS.tolist(), torch.from_numpy(LABELS), pd.Series(LABELS)])
-def test_labels_are_integers(labels):
+def test_labels_may_be_integers(labels):
     samples = from_memory(X, labels, TABLE)
     assert samples.labels.dtype == np.int64 and samples.labels.tolist() == LABELS.tolist()
 
 
-def test_labels_are_names():
+def test_labels_may_be_names():
     """Numbered in their order, or as the model numbers them."""
     names = np.array(["x", "z", "y"])[LABELS]
     samples = from_memory(X, pd.Series(names), TABLE)

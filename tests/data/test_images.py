@@ -58,7 +58,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_modes(name, tmp_path):
+def test_images_of_every_mode_are_read(name, tmp_path):
     kind, options, expected = MODES[name]
     image_of(name.split()[0]).save(tmp_path / f"a.{kind.lower()}", **options)
     np.testing.assert_array_equal(read(tmp_path).values[0, :, 0], expected)
@@ -81,7 +81,7 @@ def test_color_among_grays_makes_all_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpg", "webp"])
-def test_orientation(kind, tmp_path):
+def test_images_are_turned_upright(kind, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
     picture = np.zeros((16, 32, 3), np.uint8)
@@ -91,7 +91,7 @@ def test_orientation(kind, tmp_path):
     assert pixels.shape == (3, 32, 16) and pixels[:, :12].min() > 240 and pixels[:, 20:].max() < 15
 
 
-def test_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (3, 2), color) for color in ("red", "lime")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read(tmp_path).values[0, :, 0, 0].tolist() == [255, 0, 0]
@@ -113,13 +113,13 @@ def test_size_resizes_the_shorter_side_and_crops_the_center(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.npz", size=4).values[0], cropped[0])
 
 
-def test_shape_of_a_model(tmp_path):
+def test_images_are_brought_to_the_shape_of_a_model(tmp_path):
     path = write_folder(tmp_path, pngs(PICTURES))
     assert read(path, like=Images((1, 5, 7))).shape == (1, 5, 7)
     assert read(path, size=4, like=Images((3, 4, 4))).shape == (3, 4, 4)
     assert read(path, size=4, like=Images((3, 4, 6))).shape == (3, 4, 6)
     assert read(path, like=Modality((3, 5, 7))).shape == (3, 5, 7)
-    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with size=4$"
+    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with `size` 4$"
     with pytest.raises(InputError, match=message):
         read(path, like=Images((3, 4, 4)))
     with pytest.raises(InputError, match=r"^size: expected 4, the model's images being 4x4; found 8$"):
@@ -162,7 +162,7 @@ def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_more_images_than_memory(tmp_path, monkeypatch):
+def test_more_images_than_memory_holds_are_read(tmp_path, monkeypatch):
     """They lie in a memory map and are the same images; where the disk is full too, that is one line."""
     path = write_folder(tmp_path, pngs(PICTURES))
     whole = read(path)
@@ -176,7 +176,7 @@ def test_more_images_than_memory(tmp_path, monkeypatch):
         read(path)
 
 
-def test_image_files_by_name(tmp_path):
+def test_image_files_are_read_by_name(tmp_path):
     write_folder(tmp_path, {"a.png": png(PICTURES[0]), "b.png": png(GRAYS[1].T), "c.png": b"no"})
     a, b, c, none = (str(tmp_path / f"{name}.png") for name in ("a", "b", "c", "none"))
     images = Images((1, 5, 5)).read([a, b, a])
@@ -205,7 +205,7 @@ def test_names_that_cannot_be_written_are_refused(name, folder, message, tmp_pat
         Images((1, 8, 8)).check_out(name and tmp_path / name, folder)
 
 
-def test_what_is_written(tmp_path):
+def test_images_are_written_as_a_picture_an_array_or_a_folder(tmp_path):
     """A sheet, an .npz or a folder; a sheet of rows is a picture only."""
     images, modality = Images((3, 5, 7)).to_output(PICTURES.transpose(0, 3, 1, 2)), Images((3, 5, 7))
     np.testing.assert_array_equal(images, PICTURES)

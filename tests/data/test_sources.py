@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cut, savez
+from huggingface_hub import HfApi
 from PIL import Image
 from sources import check_held_out, idx, png, pngs, read, write, write_folder, write_zip
 
@@ -83,17 +84,17 @@ def test_every_form_of_a_source_holds_the_same_images(form, pictures, tmp_path):
     check_form(read(make(tmp_path, pictures)), pictures, labels)
 
 
-def test_idx_with_the_labels_beside_it(tmp_path):
+def test_an_idx_file_is_read_with_its_file_of_labels(tmp_path):
     check_form(read(idx_pair(tmp_path, GRAYS)), GRAYS, True)
 
 
-def test_digits():
+def test_digits_are_read():
     images = read("digits")
     assert images.shape == (1, 8, 8) and len(images) == 1797
     assert images.values.max() == 255 and set(images.labels) == set(range(10))
 
 
-def test_no_image_changes_sides_when_others_come_or_go(tmp_path):
+def test_images_stay_held_out_when_others_are_added_or_removed(tmp_path):
     """Held out or not depends on the name: about the share asked for, whatever else the source holds."""
 
     def names(part: str) -> set[str]:
@@ -117,7 +118,7 @@ def test_held_out_images_are_the_same_every_time(form, tmp_path):
 
 @pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])
 @pytest.mark.parametrize("make", [write_folder, write_zip])
-def test_splits_that_are_folders(test, make, tmp_path):
+def test_folders_can_be_splits(test, make, tmp_path):
     files = pngs(PICTURES[:8], "w/train/") | pngs(PICTURES[8:], f"w/{test}/") | pngs(PICTURES[:3], "w/extra/")
     files |= {"__MACOSX/w/train/._00.png": b"", "w/.DS_Store": b"", "w/train/Thumbs.db": b"", "w/readme.md": b""}
     path = make(tmp_path / "f.zip", files)
@@ -130,7 +131,7 @@ def test_splits_that_are_folders(test, make, tmp_path):
         read(path, split="dev")
 
 
-def test_train_without_a_test_split_is_held_out_from(tmp_path):
+def test_without_a_test_split_some_of_the_train_split_is_held_out(tmp_path):
     write_folder(tmp_path, pngs(PICTURES, "1/train/") | pngs(PICTURES[:2], "1/extra/") | pngs(PICTURES, "2/test/"))
     # A test split that is trained on is no longer one to test on.
     for path, settings in ((tmp_path / "1", {}), (tmp_path / "2", {"split": "test"})):
@@ -145,10 +146,10 @@ def test_classes_are_the_same_numbers_in_every_split(tmp_path):
     assert read(write_folder(tmp_path, files), "test").labels.tolist() == [2]
 
 
-def test_an_image_beside_the_splits_takes_no_labels_from_them(tmp_path):
+def test_an_image_outside_the_splits_has_no_label(tmp_path):
     path = write_folder(tmp_path, by_class(PICTURES, "train/") | {"preview.png": png(PICTURES[0])})
     train, everything = read(path, "train", held_out=0.01), read(path)
-    assert train.labels is not None and train.skipped == ["preview.png: beside the splits, in none of them"]
+    assert train.labels is not None and train.skipped == ["preview.png: outside the folders of the splits"]
     assert len(everything) == 13 and everything.labels is None
 
 
@@ -158,7 +159,7 @@ def test_only_the_part_asked_for_is_decoded(tmp_path):
     assert read(path, "test").skipped == ["test/broken.png: not an image"]
 
 
-def test_links(tmp_path):
+def test_links_to_folders_are_followed_without_loops(tmp_path):
     write_folder(tmp_path, pngs(PICTURES, "far/"))
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "train").symlink_to(tmp_path / "far")
@@ -173,7 +174,7 @@ def test_one_image_can_be_trained_on(tmp_path):
         read(tmp_path, "test")
 
 
-def test_hub(monkeypatch):
+def test_data_sets_of_the_hub_are_read(monkeypatch):
     splits = {"train": declared(PICTURES, LABELS.tolist()), "test": declared(PICTURES[:4], [-1] * 4)}
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(splits))
     check_form(read("user/name-v1.5", "train"), PICTURES, True)
@@ -187,14 +188,19 @@ def test_hub(monkeypatch):
         read("name")
 
 
-def test_hub_out_of_reach(monkeypatch):
-    def load_dataset(name):
-        raise ConnectionError("Couldn't reach\nthe Hub")
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch):
+    """The mistake is more likely a folder's name: it is refused at once, unless the data set is in the cache."""
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    message = r"^source: user/name: expected a file, .* the Hub, found none \(Couldn't reach the Hub\)$"
+    def dataset_info(api, name, timeout):
+        assert timeout <= 5
+        raise ConnectionError("No route\nto host")
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    message = r"^source: user/name: no such file or folder, and the Hub could not be reached \(No route to host\)$"
     with pytest.raises(InputError, match=message):
         read("user/name")
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ def test_optional_libraries_are_asked_for(source, missing, message, monkeypatch)
         read(source)
 
 
-def test_nothing_heavy_is_imported(tmp_path):
+def test_reading_images_imports_no_large_optional_library(tmp_path):
     """A .parquet of images needs no library of Hugging Face's, whoever wrote it."""
     path = declared_parquet(tmp_path / "a.parquet", PICTURES)
     heavy = "print({'datasets', 'sklearn', 'matplotlib'} & set(sys.modules))"
@@ -280,7 +286,7 @@ def test_misuse_of_labels_and_splits(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="no real data in ../shared/data")
-def test_real_data():
+def test_real_data_sets_are_read():
     faces = read(REAL / "celeba64.zip", "test")
     assert faces.shape == (3, 64, 64) and len(faces) == 500 and faces.labels is None and faces.skipped == []
     digits = read(REAL / "mnist_test.npz")

@@ -116,7 +116,7 @@ def test_held_out_rows_are_the_same_every_time(form, tmp_path):
     check_held_out(FORMS[form][0](tmp_path))
 
 
-def test_no_row_changes_sides_when_others_are_appended(tmp_path):
+def test_rows_stay_held_out_when_others_are_appended(tmp_path):
     few, many = (read(write(tmp_path / "a.csv", text(range(n), header="a"))) for n in (200, 300))
     assert held_out(few.names, 0.2) == {n for n in held_out(many.names, 0.2) if n in few.names}
 
@@ -234,7 +234,7 @@ def test_data_of_another_kind_than_the_models_are_refused(part, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["plain", "one column", "constant here", "far away", "not finite", "one row"])
-def test_picture_of_rows_is_drawn_whatever_they_are(case, tmp_path):
+def test_a_picture_of_any_rows_is_drawn(case, tmp_path):
     """Samples over data, column against column, without a warning."""
     data, samples = X.copy(), X[::-1].copy()
     if case == "one column":

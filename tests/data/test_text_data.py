@@ -67,7 +67,7 @@ def test_a_tokenizer_is_saved_with_its_model(tmp_path):
         Text(tokenizer.shape).read(LINES)
 
 
-def test_held_out_lines_do_not_move(cats, tmp_path):
+def test_sentences_stay_held_out_when_others_are_added(cats, tmp_path):
     """Training and held-out lines share no text, and stay what they are when others come, in any order, in any file."""
 
     def texts(path, part):
@@ -108,7 +108,7 @@ def test_lines_that_are_empty_long_or_odd(tmp_path):
     assert data.modality.tokenizer.decode(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
     assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty"] and data.truncated == 1
     assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
-    assert data.modality.notes(data, "it") == ["1 sentence truncated to 50 tokens (max_length)"]
+    assert data.modality.notes(data, "it") == ["1 sentence truncated to 50 tokens (`max_length`)"]
     assert [len(read(path, part).skipped) for part in ("train", "test")] == [2, 0]
 
 
@@ -125,13 +125,20 @@ def test_labels_come_from_their_file(tmp_path):
         assert read(lines, labels=str(names)).modality.classes == order
 
 
+def test_a_perplexity_may_be_infinite(cats):
+    """That of a model whose training diverged."""
+    data = read(cats)
+    tokens = int((data.values != PAD).sum())
+    assert data.modality.figures(data, {"nats": 1e5}) == {"tokens": tokens, "perplexity": np.inf}
+
+
 def test_unknown_words_are_noted(cats):
     """With advice where text has no spaces between its words."""
     cats = read(cats).modality
     data = cats.read(["the xx cat sat yy", "xx yy zz"])
     assert cats.notes(data, "it") == ["warning: 5 of 8 tokens (62 %) of it are unknown to the model's tokenizer"]
     (note,) = cats.notes(cats.read(["江靜櫂歌歇"]), "it")
-    assert note.endswith("; for text without spaces between its words use tokenizer=character")
+    assert note.endswith("; for text without spaces between its words set `tokenizer` to character")
 
 
 def test_text_is_written_to_a_file_or_a_stream(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from fvae.data import Samples
 from fvae.metrics import has_gaussian_posterior, latent_information
-from fvae.metrics.latent import another, mutual_information
+from fvae.metrics.latent import derangement, mutual_information
 from fvae.recipes import glow, language_model, vae
 from fvae.statistics import fit_statistics
 from fvae.tokens import EOS
@@ -28,7 +28,7 @@ class KnownMean(nn.Module):
         return mean, torch.zeros(())
 
 
-def test_information_is_none_or_all():
+def test_mutual_information_of_equal_and_of_disjoint_posteriors():
     """0 where the posterior does not depend on x, log N where posteriors don't touch, and what two halves share."""
     model = make_text_vae(0.3).eval()
     first = torch.arange(40) % 2 + 4
@@ -49,8 +49,8 @@ def test_units_are_active_whose_mean_varies():
     assert latent_information(model, as_samples(x)).active_units == 2
 
 
-def test_the_gap_is_what_the_z_of_another_sample_costs():
-    """Of -log q(x|z) = |z - mean(x)|^2 / 2: half the mean square between the means of two, 0 if they are the same."""
+def test_the_shuffled_gap_is_the_cost_of_the_latent_of_another_sample():
+    """Of -log p(x|z) = |z - mean(x)|^2 / 2: half the mean square between the means of two, 0 if they are the same."""
     x = torch.stack([torch.arange(2000) % 2 + 4, torch.full((2000,), EOS)], 1)
     for apart in (0.0, 3.0):
         model = make_text_vae().eval()
@@ -82,9 +82,8 @@ def test_mutual_information_of_two_gaussians(float64):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40])
-def test_another_sample_is_never_the_same_one(n):
-    """Each is another's other once."""
-    found = another(n, torch.Generator().manual_seed(0))
+def test_a_derangement_leaves_nothing_in_its_position(n):
+    found = derangement(n, torch.Generator().manual_seed(0))
     assert sorted(found.tolist()) == list(range(n))
     assert n == 1 or not (found == torch.arange(n)).any()
 
