@@ -11,8 +11,8 @@ from typing import Any
 from fvae.errors import InputError, MachineError
 
 # What a run folder consists of, beside its previews
-RUN_FILES = {"config.yaml", "config.json", "model.safetensors", "metrics.csv", "tokenizer.json", "skipped.txt"}
-RUN_FILES |= {"last.ckpt"}
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+RUN_FILES = (*MODEL_FILES, "config.yaml", "metrics.csv", "skipped.txt", "last.ckpt")
 
 
 @contextmanager

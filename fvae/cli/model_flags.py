@@ -27,7 +27,7 @@ def old_settings(recipe: str, argv: list[str], fields: dict[str, Any]) -> tuple[
             kinds[name] = value
             rest.append(f"--model.{name}={value}")
         else:
-            print(f"fvae: --model.{name} is now --model.{today}", file=sys.stderr)
+            print(f"note: --model.{name} is now --model.{today}", file=sys.stderr)
             old[name] = value
     return rest, renamed(recipe, kinds | old) if old else {}
 

@@ -161,6 +161,6 @@ def with_new_flags(argv: list[str]) -> list[str]:
     for word in argv:
         name, equals, value = word.partition("=")
         if name in OLD_FLAGS:
-            print(f"fvae: {name} is now {OLD_FLAGS[name]}", file=sys.stderr)
+            print(f"note: {name} is now {OLD_FLAGS[name]}", file=sys.stderr)
         found.append(f"{OLD_FLAGS.get(name, name)}{equals}{value}")
     return found

@@ -103,7 +103,7 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
     make = RECIPES[recipe]
     for config, content in contents:
         if (content["model"].keys() - make.settings.model_fields.keys()) & MODEL[recipe].keys():
-            print(f"fvae: {config}: read as settings of fvae 0.1, which have other names now", file=sys.stderr)
+            print(f"note: {config}: read as settings of fvae 0.1, which have other names now", file=sys.stderr)
             content["model"] = renamed(recipe, content["model"])
         tables |= {name: merged(tables[name], content[name]) for name in tables}
     argv, old = old_settings(recipe, argv, make.settings.model_fields)

@@ -39,6 +39,9 @@ class TrainingLog(ProgressBar):
         held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
         if steps is not None and trainer.step >= steps:
             say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
+        elif minutes is not None and trainer.seconds >= 60 * minutes:
+            spent = trainer.seconds / 60
+            say([f"{self.out}: --train.minutes {minutes:g}: nothing to do, it was trained for {spent:.2g} minutes"])
         else:
             say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])
 

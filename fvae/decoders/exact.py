@@ -8,7 +8,7 @@ from fvae.flows.base import no_change
 class Exact(nn.Module):
     """p(x|z) = 1 for z = x, continuous data: log p = 0."""
 
-    likelihood = "none: a density of continuous data"
+    likelihood = "a density of continuous data"
 
     def forward(self, x, z):
         return no_change(z)
@@ -20,7 +20,7 @@ class Exact(nn.Module):
 class ExactBins(Exact):
     """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits lies in: log p = 0."""
 
-    likelihood = "uniform dequantization, sampled"
+    likelihood = "a probability of bins, with uniform dequantization"
 
     def __init__(self, bits: int):
         super().__init__()

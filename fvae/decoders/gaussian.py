@@ -19,7 +19,7 @@ class Gaussian(Conditioned):
     ``best(squared errors) -> log_std`` is asked for it.
     """
 
-    likelihood = "none: a density of continuous data"
+    likelihood = "a density of continuous data"
 
     def __init__(self, conditioner: nn.Module):
         super().__init__(conditioner, Affine(bound=6.0))
@@ -51,7 +51,7 @@ class DequantizedGaussian(Gaussian):
     ``conditioner(z) -> (mean, log_std)`` on [-1, 1].
     """
 
-    likelihood = "uniform dequantization, averaged in closed form"
+    likelihood = "a density of bins, with uniform dequantization in closed form"
 
     def __init__(self, conditioner: nn.Module, bits: int):
         super().__init__(conditioner)
@@ -80,7 +80,7 @@ class DiscretizedGaussian(DequantizedGaussian):
     bin. ``x`` (B, *shape) in bins, ``conditioner(z) -> (mean, log_std)`` on [-1, 1].
     """
 
-    likelihood = "none: the probability of a bin"
+    likelihood = "a probability of bins"
 
     def forward(self, x, z, y=None):
         mean, log_std = self.parameters_for(z, y)

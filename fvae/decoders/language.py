@@ -21,7 +21,7 @@ class LanguageModel(nn.Module):
     """
 
     net: Any
-    likelihood = "none: the probability of the tokens"
+    likelihood = "a probability of tokens"
 
     def __init__(self, net: nn.Module, max_length: int, word_dropout: float = 0.0):
         super().__init__()

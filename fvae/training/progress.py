@@ -1,6 +1,7 @@
 """How training shows itself in a terminal or a notebook: a bar with the loss and the time left."""
 
 import time
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,7 +16,7 @@ class ProgressBar(Callback):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
-        self.shown = self.console.is_terminal or self.console.is_jupyter
+        self.shown = self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.bar = Progress(*columns, *times, console=self.console)

@@ -62,7 +62,7 @@ def test_old_flags_are_accepted_and_the_new_ones_named(fvae, tmp_path):
         ("model.latent", "model.coder.size"),
         ("model.bins", "model.decoder.likelihood"),
     ):
-        assert lines.count(f"fvae: --{before} is now --{after}") == 1
+        assert lines.count(f"note: --{before} is now --{after}") == 1
     content = settings(tmp_path / "r")
     assert (content["model"]["coder"]["size"], content["model"]["decoder"]["likelihood"]) == (3, "discretized")
     assert (content["train"]["eval_interval"], content["data"]["color"]) == (2, "gray")

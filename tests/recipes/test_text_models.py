@@ -78,8 +78,8 @@ def test_the_bound_is_the_mean_of_its_samples(extra, float64):
     if terms.kl is None:
         return
     torch.testing.assert_close(terms.kl.sum(1), terms.rate, rtol=1e-10, atol=1e-10)
-    draws = torch.stack([t.rate for t in model.draws(x, y, [model.noise(3) for _ in range(400)], sampled=True)])
-    assert ((draws.mean(0) - terms.rate).abs() < 5 * draws.std(0) / math.sqrt(400)).all()
+    draws = torch.stack([t.rate for t in model.draws(x, y, [model.noise(3) for _ in range(4000)], sampled=True)])
+    assert ((draws.mean(0) - terms.rate).abs() < 5 * draws.std(0) / math.sqrt(4000)).all()
 
 
 @every

@@ -56,12 +56,12 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_killed_again_and_again_ends_with_the_same_weights(undisturbed, tmp_path):
-    """kill -9 at six random moments, --resume each time: bit-equal to the run that was never killed.
+    """kill -9 at ten random moments, --resume each time: bit-equal to the run that was never killed.
 
     A run that gets to its end before the last kill has passed, and another is begun.
     """
     rng, killed, in_training, runs = random.Random(0), 0, 0, [tmp_path / "killed_0"]
-    while killed < 6:
+    while killed < 10:
         argv = program(*command(runs[-1], "--resume"))
         child = subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 120
@@ -84,7 +84,7 @@ def test_killed_again_and_again_ends_with_the_same_weights(undisturbed, tmp_path
         child.wait()
         if (runs[-1] / "model.safetensors").exists():
             load(runs[-1])  # whole, at any moment
-    assert in_training >= 2
+    assert in_training >= 3
     done = process(*command(runs[-1], "--resume"))
     assert done.returncode == 0, done.stderr
     assert_equal(weights(undisturbed), weights(runs[-1]))
