@@ -42,8 +42,10 @@ class Parser(argparse.ArgumentParser):
         args, unknown = self.parse_known_args(argv)
         if unknown:
             word = unknown[0].partition("=")[0]
-            near = did_you_mean(word, self._option_string_actions) if word.startswith("-") else ""
-            self.error(f"unrecognized argument {word}{near and '; ' + near.strip()}")
+            flags = list(self._option_string_actions) if word.startswith("-") else []
+            same = [flag for flag in flags if flag.endswith(f".{word.lstrip('-')}")]  # --lr of --train.lr
+            near = f"did you mean {same[0]}?" if same else did_you_mean(word, flags).strip()
+            self.error(f"unrecognized argument {word}{near and '; ' + near}")
         return vars(args)
 
     def flag_of(self, argument: str) -> str:

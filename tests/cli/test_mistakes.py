@@ -21,6 +21,7 @@ MISTAKES = {
     f"{TRAIN} --train.stepz 3": "unrecognized argument --train.stepz; did you mean --train.steps? (fvae train f_vae",
     "sample run --temp 1 --out OUT/s.png": "unrecognized argument --temp; did you mean --temperature? (fvae sample",
     "evaluate run --jsn OUT/e": "unrecognized argument --jsn; did you mean --json? (fvae evaluate --help lists the",
+    f"{TRAIN} --lr 0.1": "unrecognized argument --lr; did you mean --train.lr? (fvae train f_vae --help lists the",
     f"{TRAIN} stray": "unrecognized argument stray (fvae train f_vae --help lists the arguments)",
     f"{TRAIN} --recipe glow": "--recipe: is of recipe glow, the command says f_vae",
     # values
