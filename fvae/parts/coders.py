@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from fvae.errors import InputError
 from fvae.networks import conv, mlp
 from fvae.networks.by_shape import Shape, is_image, zero_layer
-from fvae.schema import Count, Natural, Part
+from fvae.schema import Part, Width
 
 
 def check_sides(shape: Shape, divisor: int, argument: str) -> None:
@@ -66,11 +67,11 @@ class Squeezing(Coder, kind="squeezing"):
         (48, 4, 4)
     """
 
-    squeezes: Natural = 1
+    squeezes: int = Field(default=1, ge=0, le=16)
     """squeezes in E, and unsqueezes in G (images only)"""
-    blocks: Natural = 1
+    blocks: int = Field(default=1, ge=0, le=1000)
     """residual steps after each squeeze of E, and before each of G"""
-    hidden: Natural = 96
+    hidden: int = Field(default=96, ge=0, le=2**16)
     """hidden channels of the residual steps, at least (published: 0, as many as the step has channels)"""
     block: Literal["residual", "convnext"] = "residual"
     """3x3 convolutions (published), or depthwise 7x7 and 1x1 ones (images only)"""
@@ -106,13 +107,13 @@ class Strided(Coder, kind="strided"):
         (8,)
     """
 
-    size: Count = 128
+    size: Width = 128
     """dimensions of z"""
-    width: Count = 64
+    width: Width = 64
     """channels of the first level, doubled at each of the next, or hidden units"""
-    levels: Count = 3
+    levels: int = Field(default=3, ge=1, le=16)
     """times that height and width are halved (images only)"""
-    blocks: Natural = 1
+    blocks: int = Field(default=1, ge=0, le=1000)
     """residual steps at each scale"""
 
     def latent(self, shape: Shape) -> Shape:

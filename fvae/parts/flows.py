@@ -28,7 +28,7 @@ from fvae.networks.by_shape import Shape, is_image
 from fvae.networks.conv import conv
 from fvae.networks.mlp import coupling_mlp
 from fvae.networks.residual import zeroed
-from fvae.schema import Count, Part
+from fvae.schema import Depth, Part, Width
 from fvae.transforms import Additive, Affine, Transform
 
 MIXINGS = {"conv": InvertibleConv, "shuffle": shuffle, "reverse": reverse}
@@ -66,7 +66,7 @@ class NoFlow(FlowPart, kind="none"):
 class MultiscaleFlow(FlowPart):
     """A flow whose levels each squeeze space into channels, and factor half of them out."""
 
-    levels: Count = 3
+    levels: Depth = 3
     """scales; half of the channels leave after each (images only)"""
 
     def divisor(self, squeeze_first: bool = True) -> int:
@@ -81,9 +81,9 @@ class Glow(MultiscaleFlow, kind="glow"):
         (3, 16, 16)
     """
 
-    depth: Count = 8
+    depth: Depth = 8
     """steps a level"""
-    width: Count = 256
+    width: Width = 256
     """hidden channels, or units, of the couplings' networks"""
     mixing: Literal["conv", "shuffle", "reverse"] = "conv"
     """of channels between couplings: learned 1x1 convolution, fixed random shuffle, or reversal"""
@@ -120,9 +120,9 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
         (12, 8, 8)
     """
 
-    depth: Count = 3
+    depth: Depth = 3
     """couplings by checkerboard, and as many by channel, a level"""
-    width: Count = 64
+    width: Width = 64
     """hidden channels, or units, of the couplings' networks"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
@@ -156,11 +156,11 @@ class NICE(FlowPart, kind="nice"):
         torch.Size([3, 4])
     """
 
-    depth: Count = 4
+    depth: Depth = 4
     """couplings"""
-    width: Count = 1000
+    width: Width = 1000
     """hidden units"""
-    hidden: Count = 4
+    hidden: Depth = 4
     """hidden layers of each coupling's network"""
 
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:

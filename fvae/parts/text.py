@@ -7,13 +7,13 @@ from torch import nn
 
 from fvae.decoders import AdaptiveSoftmax, LanguageModel, Softmax
 from fvae.networks.text import LSTMDecoder, TransformerDecoder
-from fvae.schema import Count, Part, Share
+from fvae.schema import Depth, Part, Share, Width
 
 
 class TextDecoder(Part):
     """The language model p(x|z), which predicts each token from those before and the latent."""
 
-    hidden: Count = 256
+    hidden: Width = 256
     """units"""
     dropout: Share = 0.5
     """share of the units that a training step leaves out"""
@@ -39,7 +39,7 @@ class LSTM(TextDecoder, kind="lstm"):
         2
     """
 
-    embedding: Count = 256
+    embedding: Width = 256
     """values of a token's embedding"""
     skip: bool = True
     """add z to the outputs, too (Dieng et al., 2019)"""
@@ -56,9 +56,9 @@ class Transformer(TextDecoder, kind="transformer"):
         2
     """
 
-    layers: Count = 2
+    layers: Depth = 2
     """blocks"""
-    heads: Count = 4
+    heads: Depth = 4
     """heads of the attention"""
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class TextEncoder(Part, kind="lstm"):
         (4,)
     """
 
-    embedding: Count = 256
+    embedding: Width = 256
     """values of a token's embedding"""
-    hidden: Count = 256
+    hidden: Width = 256
     """units"""

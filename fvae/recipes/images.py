@@ -12,7 +12,7 @@ from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, Posterior, TwoSided
 from fvae.recipes.models import exact_model, from_data, latent_model
 from fvae.recipes.registry import Bits, Classes, Shape, recipe, variant
-from fvae.schema import Count, Positive
+from fvae.schema import Depth, Positive, Width
 from fvae.transforms import Affine
 
 __all__ = ["bn_vae", "cvae", "f_vae", "f_vae_general", "f_vae_reduced", "glow", "nice", "noisy_flow", "realnvp", "vae"]
@@ -98,7 +98,7 @@ def vae(
 @recipe
 def cvae(
     shape: Shape,
-    classes: Annotated[Count, Field(description="labels, each with its mean")] = 10,
+    classes: Annotated[Width, Field(description="labels, each with its mean")] = 10,
     coder: Coder = Strided(size=16, width=32, levels=2),
     posterior: Posterior = GaussianPosterior(),
     flow: FlowPart = NoFlow(),
@@ -158,7 +158,7 @@ def f_vae_reduced() -> None:
 @recipe
 def f_vae_general(
     shape: Shape,
-    rounds: Annotated[Count, Field(description="flows of the posterior, the last of which is the prior's")] = 2,
+    rounds: Annotated[Depth, Field(description="flows of the posterior, the last of which is the prior's")] = 2,
     coder: Coder = Squeezing(),
     sigma: Annotated[
         Positive,

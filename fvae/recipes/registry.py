@@ -3,13 +3,15 @@
 import functools
 import inspect
 from collections.abc import Callable
+from numbers import Integral
 from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import BeforeValidator, Field, create_model
 
 from fvae.model import LatentModel
-from fvae.schema import CONFIG, Count, Part, checked
+from fvae.recipes.weights import within_memory
+from fvae.schema import CONFIG, Part, checked
 
 RECIPES: dict[str, Any] = {}
 
@@ -20,18 +22,21 @@ def dimensions(*allowed: int, expected: str) -> BeforeValidator:
     def check(shape: Any) -> tuple[int, ...]:
         if not isinstance(shape, tuple | list) or len(shape) not in allowed:
             raise ValueError(f"expected {expected}, found {shape}")
-        return tuple(shape)
+        return tuple(int(n) if isinstance(n, Integral) else n for n in shape)
 
     return BeforeValidator(check)
 
 
-Shape = Annotated[tuple[Count, ...], dimensions(1, 3, expected="images (channels, height, width) or tables (columns,)")]
+Side = Annotated[int, Field(ge=1, le=2**20)]
+Shape = Annotated[tuple[Side, ...], dimensions(1, 3, expected="images (channels, height, width) or tables (columns,)")]
 TextShape = Annotated[
-    tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=5)]],
+    tuple[Annotated[int, Field(ge=2, le=2**20)], Annotated[int, Field(ge=5, le=2**24)]],
     dimensions(2, expected="text (max_length + 1, vocabulary size)"),
 ]
 Bits = Annotated[int, Field(ge=1, le=8, description="bits a channel of a pixel, 1 to 8; vectors have none")]
-Classes = Annotated[int, Field(ge=0, description="labels that the prior knows, each with its mean; 0 for none")]
+Classes = Annotated[
+    int, Field(ge=0, le=2**16, description="labels that the prior knows, each with its mean; 0 for none")
+]
 
 COMMON = """
     ``shape`` is that of a sample: (C, H, W) of images in bins 0 .. 2^bits - 1, (D,) of a table, (max_length + 1,
@@ -63,7 +68,7 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
         settings |= signature.bind(*args, **named).arguments
         shape = dict(checked(shape_schema, {"shape": settings.pop("shape")}))["shape"]
         values = checked(schema, settings)
-        model = make(shape, **dict(values))
+        model = within_memory(lambda: make(shape, **dict(values)))
         model.config = {"recipe": make.__name__, "shape": list(shape), "settings": values.model_dump()}
         return model
 

@@ -14,7 +14,7 @@ from fvae.parts.posteriors import Posterior, TwoSided
 from fvae.parts.text import LSTM, TextDecoder, TextEncoder
 from fvae.recipes.models import prior_of
 from fvae.recipes.registry import Classes, TextShape, recipe
-from fvae.schema import Count
+from fvae.schema import Width
 
 __all__ = ["language_model", "text_vae"]
 
@@ -22,7 +22,7 @@ __all__ = ["language_model", "text_vae"]
 @recipe
 def text_vae(
     shape: TextShape,
-    latent: Annotated[Count, Field(description="dimensions of z")] = 32,
+    latent: Annotated[Width, Field(description="dimensions of z")] = 32,
     encoder: TextEncoder = TextEncoder(),
     posterior: Posterior = TwoSided(),
     flow: FlowPart = NoFlow(),

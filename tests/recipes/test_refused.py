@@ -184,3 +184,16 @@ def test_sides_count_squeezes_and_levels():
 
 def test_one_value_is_enough_without_a_flow():
     assert RECIPES["vae"]((1,), coder={"size": 1})(torch.randn(3, 1)).loss().isfinite()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "settings"),
+    [
+        ("nice", (300,), {"flow": {"kind": "nice", "width": 65536, "hidden": 1000}}),  # layer by layer
+        ("vae", (3, 32, 32), {"coder": {"kind": "strided", "width": 60000}}),  # in a single weight
+        ("glow", (2**17,), {}),  # in a matrix that is no weight yet
+    ],
+)
+def test_a_model_that_would_fill_the_memory_is_refused_with_its_size(recipe, shape, settings):
+    with pytest.raises(InputError, match=r"^expected a model of at most .* GiB of weights.*found one of [\d,.]+ GiB"):
+        RECIPES[recipe](shape, **settings)
