@@ -12,7 +12,7 @@ from fvae.errors import InputError, MachineError
 
 # What a run folder consists of, beside its previews
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-RUN_FILES = (*MODEL_FILES, "config.yaml", "metrics.csv", "skipped.txt", "last.ckpt")
+RUN_FILES = (*MODEL_FILES, "config.yaml", "metrics.csv", "data.txt", "skipped.txt", "last.ckpt")
 
 
 @contextmanager

@@ -38,6 +38,8 @@ class DataSettings(Settings):
     """text: tokens a sentence; longer ones are truncated"""
     labels: str | None = None
     """text: a file with a label a line (a .txt or .gz; default: none)"""
+    allow_degenerate: bool = False
+    """tables: train on columns that have no density: rounded, mostly one value, or a combination of others"""
 
 
 class TrainSettings(Settings):

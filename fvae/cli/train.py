@@ -1,6 +1,7 @@
 """``fvae train``: a recipe on data into a run folder."""
 
 import argparse
+import math
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,12 @@ def run(parser: Parser, argv: list[str]) -> None:
     if rank_zero_only.rank == 0:
         unit, last = model.modality.unit, rows[-1]
         print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
+        nats, trivial = model.modality.trivial_bound(train, test)
+        if not last[f"test_{unit.key}"] <= (bound := unit.from_nats(nats)):
+            why = f"perhaps {last['step']} steps are too few, or --train.lr {settings.lr:g} is too high"
+            small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
+            why += f", or a latent of {math.prod(model.latent)} is too small" if small else ""
+            print(f"{out}: worse than {trivial} ({bound:.4f} {unit.name}): {why}", file=sys.stderr)
 
 
 class Terminated(Exception):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fvae.cli import progress
 from fvae.cli.run_data import say, say_skipped
+from fvae.data import inspect
+from fvae.files import write_text
 from fvae.settings import DataSettings
 from fvae.training.progress import ProgressBar
 from fvae.training.trainer import Row, Trainer
@@ -28,7 +30,9 @@ class TrainingLog(ProgressBar):
             takes = "labels with --model.classes N" if "classes" in model.config["settings"] else "no labels"
             say([f"warning: --data.labels {self.data.labels}: not used: {recipe} takes {takes}"])
         say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
-        say(modality.notes_of_training(train, test))
+        say(seen := inspect(train, test))
+        counts = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
+        write_text(self.out / "data.txt", "\n".join([counts, *seen, ""]))
         if settings.batch_size > len(train):
             more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
             say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
@@ -36,14 +40,13 @@ class TrainingLog(ProgressBar):
         ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
         size = sum(p.numel() for p in model.parameters())
         since = f"from step {trainer.step} to " if trainer.step else ""
-        held_out = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
         if steps is not None and trainer.step >= steps:
             say([f"{self.out}: --train.steps {steps}: nothing to do, it is at step {trainer.step}"])
         elif minutes is not None and trainer.seconds >= 60 * minutes:
             spent = trainer.seconds / 60
             say([f"{self.out}: --train.minutes {minutes:g}: nothing to do, it was trained for {spent:.2g} minutes"])
         else:
-            say([f"training {self.out}: {size:,} parameters, {held_out}, {since}{' or '.join(ends)}"])
+            say([f"training {self.out}: {size:,} parameters, {counts}, {since}{' or '.join(ends)}"])
 
     def on_step(self, trainer: Trainer) -> None:
         super().on_step(trainer)

@@ -2,6 +2,7 @@
 
 from fvae.data.arrays import from_memory
 from fvae.data.images import Images
+from fvae.data.inspection import inspect
 from fvae.data.loading import load_data, modality_of, read_data
 from fvae.data.modality import Modality, Shape, Unit
 from fvae.data.samples import Samples, hold_out
@@ -22,6 +23,7 @@ __all__ = [
     "Unit",
     "from_memory",
     "hold_out",
+    "inspect",
     "load_data",
     "modality_of",
     "read_data",

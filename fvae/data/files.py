@@ -54,7 +54,10 @@ def read_npz(path: Path, name: str, *optional: str) -> list[np.ndarray | None]:
         if name not in arrays:
             found = ", ".join(arrays) or "no array"
             raise InputError(f"expected an array `images`, or `x` for tabular data, found {found}")
-        return [arrays.get(key) for key in (name, *optional)]
+        content = [arrays.get(key) for key in (name, *optional)]
+        if any(isinstance(array, bytes) for array in content):  # a member that is no array
+            raise InputError("expected arrays of NumPy in an .npz, found other bytes")
+        return content
 
 
 def optional_library(module: str, package: str, extra: str) -> Any:

@@ -23,12 +23,14 @@ from fvae.data.decode import cover, open_image, sides
 from fvae.data.files import reason
 from fvae.data.modality import Modality, Unit
 from fvae.data.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
-from fvae.data.samples import Samples, part_of
+from fvae.data.samples import Samples, digest, first_names, part_of
 from fvae.data.sources import TEST_SPLITS, Item, Splits, list_items
 from fvae.density import bits_per_dim, to_unit
 from fvae.errors import InputError
 from fvae.files import need_folder
 from fvae.settings import DataSettings
+
+FLAT = 4  # of 255: the widest range of values in each channel of an image of nearly one color
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,19 @@ class Images(Modality):
         """(N, H, W, C) uint8."""
         return to_uint8(model.decode(e, y), self.bits)
 
+    def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
+        """Images of nearly one color, and channels with one value only."""
+        low, high = samples.values.min((2, 3)), samples.values.max((2, 3))
+        flat, same = np.flatnonzero((high - low).max(1) <= FLAT), np.flatnonzero(low.min(0) == high.max(0))
+        lines = [f"warning: channel {c} of the training images is {low[0, c]} everywhere" for c in same[:1]]
+        if len(flat):
+            lines += [f"{len(flat):,} training images are of nearly one color: {samples.names[flat[0]]}"]
+        return lines
+
+    def trivial_bound(self, train: Samples, test: Samples) -> tuple[float, str]:
+        """Of uniform bins."""
+        return math.prod(self.shape) * self.bits * math.log(2), "uniform bins"
+
     def error(self, data: np.ndarray, reconstructed: np.ndarray) -> str:
         return f"{super().error(data, reconstructed)} of 255"
 
@@ -175,7 +190,8 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     images = [i for i, item in enumerate(items) if not item.fault]
     if test or not images:
         return items  # without images, for decode_items to say what they are
-    chosen = part_of([items[i].name for i in images], data.held_out, part, "images")
+    names = first_names([items[i].name for i in images], [digest(items[i].content()) for i in images])
+    chosen = part_of(names, data.held_out, part, "images")
     faulty = [i for i, item in enumerate(items) if item.fault] if part == "train" else []
     return [items[i] for i in sorted([*faulty, *(images[j] for j in chosen)])]
 

@@ -18,7 +18,7 @@ class Samples:
 
     Stored are images (N, C, H, W) as uint8, tables (N, D) as float32, sentences (N, T) as int32; values may be anything
     that an array of indices selects from. ``skipped`` says "path: reason" for each file or line that is not in values;
-    ``truncated`` counts the sentences that were too long.
+    ``truncated`` counts the sentences that were too long; ``remarks`` say what was unusual when they were read.
 
     Example:
         >>> train, test = fvae.read_data("digits")
@@ -34,6 +34,7 @@ class Samples:
     skipped: list[str] = field(default_factory=list)
     modality: Modality = field(default_factory=lambda: Modality(()))
     truncated: int = 0
+    remarks: Sequence[str] = ()
 
     @property
     def shape(self) -> Shape:
@@ -73,20 +74,36 @@ class Samples:
 
 def numbered(labels: list[Any]) -> tuple[np.ndarray, list[str]]:
     """Labels as numbers: whole ones as they are, others by the sorted order of their names, which are returned too."""
-    if all(isinstance(v, int | float) and v >= 0 and v % 1 == 0 for v in labels):
+    if all(isinstance(v, int | float) and 0 <= v < 2**63 and v % 1 == 0 for v in labels):
         return np.array(labels, dtype=np.int64), []
     names, numbers = np.unique(np.array(labels, dtype=object), return_inverse=True)
     return numbers.astype(np.int64), list(map(str, names))
 
 
 def hold_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
-    """Training and held-out samples: about ``share`` is held out, always the same for the same names.
+    """Training and held-out samples: about ``share`` is held out, always the same for the same names and values.
 
-    Raises ``InputError`` for fewer than two samples.
+    Raises ``InputError`` for fewer than two different samples.
     """
+    names = first_names(samples.names, digests(samples.values))
     with argument_named("data"):
-        train, test = (part_of(samples.names, share, part, samples.modality.noun) for part in ("train", "test"))
+        train, test = (part_of(names, share, part, samples.modality.noun) for part in ("train", "test"))
     return samples.take(train), samples.take(test)
+
+
+def digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def digests(values: Any) -> list[bytes]:
+    """A digest of each sample, equal for equal values only."""
+    return [digest(row.tobytes()) for row in np.asarray(values)]
+
+
+def first_names(names: Sequence[str], contents: Sequence[Any]) -> list[str]:
+    """For each sample the name of the first with its content, so that copies of a sample are held out together."""
+    first: dict[Any, str] = {}
+    return [first.setdefault(content, name) for name, content in zip(names, contents, strict=True)]
 
 
 def part_of(names: Sequence[str], share: float, part: str, noun: str) -> np.ndarray:

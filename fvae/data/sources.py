@@ -26,13 +26,17 @@ HUB_TIMEOUT = 5.0  # seconds
 
 
 class Item(NamedTuple):
-    """An image not yet decoded; ``fault`` says why it is none, where its name tells; ``classes`` names the labels."""
+    """An image not yet decoded; ``fault`` says why it is none, where its name tells; ``classes`` names the labels.
+
+    ``content`` reads what tells one image from another.
+    """
 
     name: str
     open: Callable[[], Image.Image]
     label: int | None = None
     fault: str = ""
     classes: Sequence[str] = ()
+    content: Callable[[], bytes] = bytes
 
 
 Splits = dict[str, list[Item]]  # a source without splits has one of the name ""
@@ -76,7 +80,16 @@ def list_folder(root: Path) -> Splits:
         # A link to a folder above itself would be walked without end.
         folders[:] = [f for f in folders if not Path(here).is_relative_to(os.path.realpath(Path(folder, f)))]
         names += [Path(folder, file).relative_to(root).as_posix() for file in files]
-    return by_folder({name: partial(open_image, root / name) for name in names})
+    return by_folder({name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names})
+
+
+def beginning(path: Path) -> bytes:
+    """The size and first 64 KiB of a file, which tell files of images apart; the path of one that can't be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2**16) + str(path.stat().st_size).encode()
+    except OSError:
+        return os.fsencode(path)
 
 
 def list_zip(path: Path) -> Splits:
@@ -87,11 +100,13 @@ def list_zip(path: Path) -> Splits:
         return open_image(io.BytesIO(archive.read(member)))
 
     members = [member for member in archive.infolist() if not member.is_dir()]
-    return by_folder({m.filename.replace("\\", "/"): partial(read, m) for m in members})
+    contents = [partial(str.encode, f"{m.CRC} {m.file_size}") for m in members]
+    names = [m.filename.replace("\\", "/") for m in members]
+    return by_folder({n: (partial(read, m), c) for n, m, c in zip(names, members, contents, strict=True)})
 
 
-def by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
-    """Sort files into the splits and classes that their folders name."""
+def by_folder(files: dict[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]]) -> Splits:
+    """Sort files, with what opens them and their content, into the splits and classes that their folders name."""
     suffixes = {"", *Image.registered_extensions()}
     folders, faults = {}, {}
     for name in sorted(files):
@@ -115,7 +130,8 @@ def by_folder(files: dict[str, Callable[[], Image.Image]]) -> Splits:
     for name, parts in folders.items():
         split, *within = parts[depth:] if has_splits and len(parts) > depth else ["", *parts[depth:]]
         label = classes.index(within[0]) if within and within[0] in classes else None
-        splits.setdefault(split, []).append(Item(name, files[name], label, faults[name], classes))
+        opened, content = files[name]
+        splits.setdefault(split, []).append(Item(name, opened, label, faults[name], classes, content))
     return splits
 
 
@@ -170,7 +186,7 @@ def list_array(name: str, images: np.ndarray, labels: np.ndarray | None) -> list
     def read(i: int) -> Image.Image:
         return plain(Image.fromarray(images[i, :, :, 0] if images.shape[3] == 1 else images[i]))
 
-    return items_of(name, read, len(images), labels)
+    return items_of(name, read, lambda i: images[i].tobytes(), len(images), labels)
 
 
 def list_parquet(path: Path) -> list[Item]:
@@ -228,17 +244,24 @@ def list_table(name: str, table: Any) -> list[Item]:
     image, label = image_and_label(table.schema)
     column = table.column(image)
 
-    def read(i: int) -> Image.Image:
+    def encoded(i: int) -> dict[str, Any]:
         cell = column[i].as_py()
-        cell = cell if isinstance(cell, dict) else {"bytes": cell}
+        return cell if isinstance(cell, dict) else {"bytes": cell}
+
+    def read(i: int) -> Image.Image:
+        cell = encoded(i)
         if cell.get("bytes") is None and not cell.get("path"):
             raise ValueError("empty")
         return open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else Path(cell["path"]))
 
-    return items_of(name, read, len(table), table.column(label).to_pylist() if label else None)
+    def content(i: int) -> bytes:
+        return encoded(i).get("bytes") or str(encoded(i).get("path")).encode()
+
+    return items_of(name, read, content, len(table), table.column(label).to_pylist() if label else None)
 
 
-def items_of(name: str, read: Callable[[int], Image.Image], n: int, labels: Any) -> list[Item]:
+def items_of(name: str, read: Callable[[int], Image.Image], content: Any, n: int, labels: Any) -> list[Item]:
     """n items by index; a source that marks some labels as unknown (None or -1) has none."""
     known = labels is not None and all(v is not None and v >= 0 for v in labels)
-    return [Item(f"{name}[{i}]", partial(read, i), int(labels[i]) if known else None) for i in range(n)]
+    numbers = map(int, labels) if known else [None] * n
+    return [Item(f"{name}[{i}]", partial(read, i), k, content=partial(content, i)) for i, k in enumerate(numbers)]

@@ -13,7 +13,7 @@ import torch
 from fvae.data.files import local_path, read_npz, reading
 from fvae.data.modality import Modality
 from fvae.data.pictures import save_scatter
-from fvae.data.samples import Samples, numbered, part_of
+from fvae.data.samples import Samples, digests, first_names, numbered, part_of
 from fvae.errors import InputError
 from fvae.files import write_csv
 from fvae.settings import DataSettings
@@ -86,22 +86,31 @@ class Table(Modality):
 
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Warn of columns on which a density has no upper limit."""
-        names = discrete_columns(samples)
-        if not names:
-            return []
-        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        reason = "whole numbers, or few values, on which a density grows without limit"
-        return [f"warning: {listed}: {reason}; add noise as wide as their steps to have meaningful figures"]
+        listed = degenerate_columns(samples)
+        return [f"warning: {listed}: no limit to their density, and no meaning of its figures"] if listed else []
 
 
-def discrete_columns(samples: Samples) -> list[str]:
-    """The columns of whole numbers or of few values, whose density has no upper limit."""
+def degenerate_columns(samples: Samples) -> str:
+    """The columns on which a density has no upper limit, and why, as far as 10,000 rows show; "" below 20 rows."""
     assert isinstance(samples.modality, Table)
-    return [
-        name
-        for name, column in zip(samples.modality.names, samples.values.T, strict=True)
-        if (column == np.round(column)).all() or len(np.unique(column)) < min(20, len(column) / 10)
-    ]
+    x = np.unique(samples.spread(10_000).values, axis=0).astype(np.float64)
+    names, found, n = samples.modality.names, {}, len(x)
+    if n < 20:
+        return ""
+    z = (x - x.mean(0)) / np.maximum(x.std(0), np.finfo(float).tiny)
+    unexplained = np.abs(np.diagonal(np.linalg.qr(z, "r"))) / np.sqrt(n) if n > len(names) else np.ones(len(names))
+    for name, column, rest in zip(names, x.T, unexplained, strict=True):
+        values, counts = np.unique(column, return_counts=True)
+        if counts.max() > n / 2:
+            found[name] = f"{values[counts.argmax()]:g} in {counts.max() / n:.0%} of the rows"
+        elif (column == np.round(column)).all() and np.abs(column).max() < 2**23:  # larger float32 are all whole
+            found[name] = "whole numbers"
+        elif len(values) <= min(100, n / 2):
+            found[name] = f"rounded to {len(values)} values"
+        elif rest < 1e-4:
+            found[name] = "a copy or a linear combination of columns before it"
+    listed = [f"{name} ({why})" for name, why in found.items()]
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
 def holds_table(source: str) -> bool:
@@ -136,7 +145,12 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     values = table.to_stored(x)
     check_spread(x, values, table.names)
     rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
-    return rows.take(part_of(rows.names, data.held_out, part, "rows"))
+    rows = rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
+    begins = part == "train" and not isinstance(like, Table)  # a training, not the use of a trained model
+    if begins and not data.allow_degenerate and (listed := degenerate_columns(rows)):
+        advice = "leave them out, add noise as wide as their steps, or set `allow_degenerate` to true"
+        raise InputError(f"expected columns that have a density, found {listed}; {advice}")
+    return rows
 
 
 def check_spread(x: np.ndarray, stored: np.ndarray, columns: list[str]) -> None:
@@ -194,7 +208,8 @@ def numeric_columns(table: Any) -> Columns:
         return x, None, columns
     if types.is_nested(table.schema.field(label).type):
         raise InputError(f"expected numbers or text in {label}, found {table.schema.field(label).type}")
-    labels = table.column(label).to_pylist()
+    with reading(f"numbers or text in {label}"):
+        labels = table.column(label).to_pylist()
     if missing := sum(v in (None, "") for v in labels):
         raise InputError(f"expected a label in every row, found {missing} without")
     return x, labels, columns

@@ -1,6 +1,7 @@
 """Text: the sentences of a file, one a line, as token numbers."""
 
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from fvae.files import write_text
 from fvae.schema import Count, NonNegative, Settings, checked
 from fvae.settings import DataSettings
 from fvae.tokens import EOS, PAD, SPECIAL_TOKENS, UNK
+
+CHARACTERS = 50  # of a line that are read, for each token of the longest sentence
+INVISIBLE = "[\x01-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
 
 
 class Generation(Settings):
@@ -193,7 +197,7 @@ class Text(Modality):
 
     def notes(self, samples: Samples, what: str) -> list[str]:
         """Sentences that were truncated, and text of which more than a fifth is unknown to the tokenizer."""
-        lines = []
+        lines = list(samples.remarks)
         if n := samples.truncated:
             lines += [f"{n} sentence{'s' * (n > 1)} truncated to {self.shape[0] - 1} tokens (`max_length`)"]
         unknown, tokens = int((samples.values == UNK).sum()), int((samples.values > EOS).sum())
@@ -209,6 +213,12 @@ class Text(Modality):
         held_out = self.notes(replace(test, truncated=0), "the held-out sentences")
         return [*self.notes(both, "the training sentences"), *held_out]
 
+    def trivial_bound(self, train: Samples, test: Samples) -> tuple[float, str]:
+        """Of tokens drawn independently, as frequent as in the training sentences."""
+        counts = np.bincount(train.values[train.values != PAD], minlength=self.shape[1]) + 1
+        tokens = test.values[test.values != PAD]
+        return -float(np.log(counts / counts.sum())[tokens].sum()) / len(test), "independent tokens by their frequency"
+
 
 def holds_text(source: str) -> bool:
     """Whether a source is a file of sentences."""
@@ -218,8 +228,9 @@ def holds_text(source: str) -> bool:
 def load_text(data: DataSettings, part: str, like: Modality | None) -> Samples:
     """A part of the sentences of a file.
 
-    Without a tokenizer in ``like``, one is trained on the training part. Empty lines are skipped, long ones truncated.
-    Whether a line is held out depends on its text, so that lines may come, go and move, and none is on both sides.
+    Without a tokenizer in ``like``, one is trained on the training part. Empty lines are skipped, long ones cut to 50
+    characters for each of ``max_length`` tokens, then truncated to these. Whether a line is held out depends on its
+    text, so that lines may come, go and move, and none is on both sides.
     Raises ``InputError`` for a file that is broken or empty, and for labels that don't match it.
     """
     least = len(SPECIAL_TOKENS) + 256
@@ -231,18 +242,27 @@ def load_text(data: DataSettings, part: str, like: Modality | None) -> Samples:
     kept = np.flatnonzero([bool(line) for line in lines])
     if not len(kept):
         raise InputError("expected sentences, one a line, found none")
-    tokenizer = like.tokenizer if isinstance(like, Text) else None
+    tokenizer, limit = like.tokenizer if isinstance(like, Text) else None, CHARACTERS * data.max_length
     if tokenizer is None:
         out = held_out([lines[i] for i in kept], data.held_out)
-        training = [lines[i] for i in kept if lines[i] not in out]
+        training = [lines[i][:limit] for i in kept if lines[i] not in out]
         tokenizer = Tokenizer.train(training, data.tokenizer, data.vocabulary_size, data.max_length)
+    chosen = kept[part_of([lines[i] for i in kept], data.held_out, part, "sentences")]
+    remarks = remarks_on(lines, chosen, limit)
     # An empty line is in neither part: it is reported with the training part only.
     skipped = [f"{path.name}[{i}]: empty" for i, line in enumerate(lines) if not line and part != "test"]
-    chosen = kept[part_of([lines[i] for i in kept], data.held_out, part, "sentences")]
-    values, truncated = tokenizer.encode([lines[i] for i in chosen])
+    values, truncated = tokenizer.encode([lines[i][:limit] for i in chosen])
     labels = None if labels is None else labels[chosen]
     names = [f"{path.name}[{i}]" for i in chosen]
-    return Samples(values, names, labels, skipped, Text(tokenizer.shape, classes, tokenizer), truncated)
+    return Samples(values, names, labels, skipped, Text(tokenizer.shape, classes, tokenizer), truncated, remarks)
+
+
+def remarks_on(lines: list[str], chosen: np.ndarray, limit: int) -> list[str]:
+    """The lines that are longer than the limit, and those with characters that can't be seen."""
+    long = [i + 1 for i in chosen if len(lines[i]) > limit]
+    invisible = [i + 1 for i in chosen if re.search(INVISIBLE, lines[i])]
+    kinds = {f"longer than {limit:,} characters and cut": long, "with invisible characters": invisible}
+    return [f"{len(found):,} of the lines {kind}, first line {found[0]}" for kind, found in kinds.items() if found]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -254,8 +274,12 @@ def read_lines(path: Path) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"expected UTF-8 text, found other bytes in line {line}") from None
-    lines = text.replace("\r\n", "\n").split("\n")
+        raise InputError(f"expected UTF-8 text, found other bytes in line {line}, as of UTF-16 or Latin-1") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if (i := text.find("\0")) >= 0:
+        line = text.count("\n", 0, i) + 1
+        raise InputError(f"expected UTF-8 text, found NUL characters in line {line}, is this UTF-16?")
+    lines = text.split("\n")
     return [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 TOKENIZER_FILE = "tokenizer.json"
+LONG_WORD = {"word": r"\S{101,}", "bpe": r"\w{101,}|[^\w\s]{101,}", "character": "(?!)"}  # which none is learned from
 
 
 class Tokenizer:
@@ -32,7 +33,8 @@ class Tokenizer:
         """The most frequent words between spaces, the most frequent characters, or byte pairs (Sennrich et al., 2016)
         of these lines.
 
-        ``vocabulary_size`` counts the special tokens; byte pairs need 260 at least, since all bytes are tokens.
+        Words of more than 100 characters are left out. ``vocabulary_size`` counts the special tokens; byte pairs need
+        260 at least, since all bytes are tokens.
         """
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -54,8 +56,9 @@ class Tokenizer:
             else:
                 backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
                 backend.decoder = decoders.Fuse()
-        special = re.compile("|".join(SPECIAL_TOKENS))  # in the text, as PTB's <unk>: it must not get a second number
-        backend.train_from_iterator((special.sub(" ", line) for line in lines), trainer)
+        # Special tokens in the text, as PTB's <unk>, must not get a second number.
+        left_out = re.compile("|".join([*SPECIAL_TOKENS, LONG_WORD[kind]]))
+        backend.train_from_iterator((left_out.sub(" ", line) for line in lines), trainer)
         return cls(backend, max_length)
 
     @classmethod

@@ -12,7 +12,7 @@ from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with
 
 # What may change when a run is resumed: how far and where, not what is computed. (Moved data are known by digest.)
 FREE = {"train.steps", "train.minutes", "train.eval_interval", "train.eval_samples", "train.accelerator"}
-FREE |= {"train.devices", "train.nodes", "train.strategy", "data.source", "data.labels"}
+FREE |= {"train.devices", "train.nodes", "train.strategy", "data.source", "data.labels", "data.allow_degenerate"}
 WATCHED = {"train.eval_interval", "train.eval_samples"}  # aggressive training's end depends on these
 
 

@@ -14,6 +14,7 @@ import torch
 
 from fvae.conditioners import BatchNorm
 from fvae.data import Modality, Samples, from_memory, hold_out, load_data
+from fvae.data.samples import digests
 from fvae.errors import InputError
 from fvae.flows.fused import set_reversible
 from fvae.flows.fused.steps import all_steps
@@ -171,8 +172,9 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     if normalizes and each < 2:
         text = "this model normalizes over a batch; expected 2 samples or more in each of its parts"
         raise InputError(f"{settings.batch_size}: {text}, found {each}", "batch_size")
-    if normalizes and len(data) < 2:
-        raise InputError("this model normalizes over a batch; expected 2 training samples or more, found 1", "data")
+    if normalizes and len(set(digests(data.values))) < 2:
+        expected = f"expected 2 different training {data.modality.noun} or more"
+        raise InputError(f"this model normalizes over a batch; {expected}, found 1", "data")
     if settings.aggressive and not has_gaussian_posterior(model, data):
         needs = "expected a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
         raise InputError(f"{needs}, found another", "aggressive")

@@ -120,7 +120,7 @@ MISTAKES = {
     "encode language --out OUT/c.npz": "language holds a language_model, which has no latent",
     "decode language nothing.npz --out OUT/c.txt": "language holds a language_model, which has no latent",
     f"{TEXT} --data.tokenizer bpe --data.vocabulary_size 259": "--data.vocabulary_size: expected 260 or more for byte",
-    f"{TEXT} --data two.txt": "--data: this model normalizes over a batch; expected 2 training samples or more, found",
+    f"{TEXT} --data two.txt": "--data: this model normalizes over a batch; expected 2 different training sent",
     f"{TEXT} --train.compile": "--train.compile: expected samples of one shape; sentences have many lengths",
     f"{GLOW} --train.aggressive": "--train.aggressive: expected a Gaussian posterior of a flat latent, as vae, bn_vae",
     f"{GLOW} --train.aggressive --train.devices 2": "--train.aggressive: expected 1 device, whose loss says which",

@@ -123,7 +123,8 @@ def test_training_prints_little_and_nothing_of_its_libraries(home, tmp_path):
     found = process("train", "--config", home / "run/config.yaml", "--out", tmp_path / "r")
     assert found.returncode == 0
     assert found.stdout.startswith(f"{tmp_path / 'r'}: step 4, held-out ")
-    assert [line.split()[0] for line in found.stderr.splitlines()] == ["training", "step", "step"]
+    assert [line.split()[0] for line in found.stderr.splitlines()] == ["training", "step", "step", f"{tmp_path / 'r'}:"]
+    assert "r: worse than uniform bins (4.0000 bits/dim): perhaps 4 steps are too few" in found.stderr
 
 
 def handle_interrupts() -> None:

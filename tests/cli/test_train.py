@@ -144,13 +144,18 @@ def test_a_trained_run_without_its_checkpoint_is_not_trained_anew(fvae, copy):
 # What is said of data
 
 
-def test_columns_without_a_density_are_warned_of(fvae, tmp_path):
-    """A column of whole numbers trains, with a warning that names it; others have none."""
+def test_columns_without_a_density_are_refused(fvae, tmp_path):
+    """A column of whole numbers trains on request alone, with a warning that names it; others have none."""
     rows = [f"{a},{i % 7}" for i, a in enumerate(np.random.default_rng(0).normal(size=60))]
     (tmp_path / "mixed.csv").write_text("\n".join(["a,count", *rows]) + "\n")
     small = ["--model.flow.depth", 1, "--model.flow.width", 4, *STEPS]
-    found = fvae("train", "realnvp", "--data", "OUT/mixed.csv", "--out", "OUT/r", *small)
-    assert found.status == 0 and found.err.startswith("warning: count: whole numbers")
+    words = ["train", "realnvp", "--data", "OUT/mixed.csv", "--out", "OUT/r", *small]
+    found = fvae(*words)
+    assert found.status == 2 and "mixed.csv: expected columns that have a density, found count (whole" in found.err
+    assert not (tmp_path / "r").exists()
+    found = fvae(*words, "--data.allow_degenerate", "true")
+    assert found.status == 0 and found.err.startswith("warning: count (whole numbers): ")
+    assert (tmp_path / "r/data.txt").read_text().splitlines()[1] == found.err.splitlines()[0]
     assert "warning" not in fvae("train", "realnvp", "--data", "rows.csv", "--out", "OUT/s", *small).err
 
 

@@ -101,19 +101,27 @@ def test_images_stay_held_out_when_others_are_added_or_removed(tmp_path):
         return set(read(tmp_path, part, held_out=0.2).names)
 
     for i in range(400):
-        Image.new("L", (2, 2), i % 256).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (2, 2), (i % 256, i // 256, 0)).save(tmp_path / f"{i}.png")
     before = names("test")
     assert 50 < len(before) < 110
     for i in range(0, 400, 3):
         (tmp_path / f"{i}.png").unlink()
     for i in range(400, 500):
-        Image.new("L", (2, 2)).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (2, 2), (i % 256, i // 256, 0)).save(tmp_path / f"{i}.png")
     assert not names("train") & before and {n for n in names("test") if int(n[:-4]) < 400} <= before
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_held_out_images_are_the_same_every_time(form, tmp_path):
     check_held_out(FORMS[form][0](tmp_path, PICTURES))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_of_an_image_are_on_one_side(form, tmp_path):
+    source = FORMS[form][0](tmp_path, PICTURES[[*range(6), *range(6)]])
+    train, test = (read(source, part, held_out=0.4) for part in ("train", "test"))
+    assert len(train) + len(test) == 12 and len(test) > 1
+    assert not set(map(bytes, train.values)) & set(map(bytes, test.values))
 
 
 @pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])

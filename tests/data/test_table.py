@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cut, savez
-from sources import check_held_out, read, write, write_folder
+from sources import check_held_out, read, write, write_folder, write_zip
 
 from fvae.data import Images, Modality, Samples, Table
 from fvae.data.pictures import save_scatter
 from fvae.data.samples import held_out
-from fvae.data.table import discrete_columns
+from fvae.data.table import degenerate_columns
 from fvae.errors import InputError
 
 X = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
@@ -90,6 +90,7 @@ def test_columns_of_every_kind_of_number(column, expected, kind, tmp_path):
         (["b", "c", "a", "b"], [1, 2, 0, 1]),  # others are numbered in their order
         ([0.5, 2.5, 0.5, 1.0], [0, 2, 0, 1]),
         ([-1, 10, -1, 2], [0, 2, 0, 1]),
+        ([2**63, 5, 5, 5], [1, 0, 0, 0]),
         (["true", "false", "true", "true"], [1, 0, 1, 1]),
     ],
 )
@@ -181,6 +182,10 @@ MISUSES = {
         "expected a table, found none or a broken",
     ),
     "cut gz": (lambda d: cut(write(d / "a.csv.gz", LABEL)), "a.csv.gz: expected "),
+    "no array in npz": (
+        lambda d: write_zip(d / "a.npz", {"x.npy": b"hello"}),
+        "expected arrays of NumPy in an .npz, found other bytes",
+    ),
     "objects": (npz(x=np.array([[None, 1]])), "expected an .npz, found none or a broken one"),
     "text in npz": (npz(x=np.array([["1", "2"]])), "expected numbers in x, found <U1"),
     "complex": (npz(x=FLOATS * 1j), "expected numbers in x, found complex128"),
@@ -251,22 +256,51 @@ def test_a_picture_of_any_rows_is_drawn(case, tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_discrete_columns_are_found():
-    """A density has no upper limit on whole numbers and on few values; numbers from a continuum are no such."""
+def mixed_columns() -> dict[str, np.ndarray]:
+    """Columns with a density, then those without one, by what is said of them."""
     rng = np.random.default_rng(0)
-    columns = {
-        "whole": rng.integers(0, 1000, 500),
-        "few": rng.choice([0.5, 1.5, 2.5], 500),
-        "large": 1000 * rng.normal(size=500),
-        "small": rng.normal(size=500) / 1000,
+    a, b = rng.normal(size=(2, 500))
+    return {
+        "a": a,
+        "large": 1e30 * b,
+        "near": a + 0.01 * rng.normal(size=500),
+        "whole numbers": rng.integers(0, 1000, 500),
+        "rounded to": np.round(rng.normal(size=500), 1),
+        "0 in 6": np.maximum(0, rng.normal(size=500) - 0.3),
+        "a copy or a linear combination": 3 - 5 * a + 2 * b,
     }
-    values = np.stack(list(columns.values()), 1).astype(np.float32)
-    rows = Samples(values, [str(i) for i in range(500)], None, [], Table((4,), columns=list(columns)))
-    assert discrete_columns(rows) == ["whole", "few"]
-    assert discrete_columns(rows.take(np.arange(12))) == ["whole"]  # too few rows to tell
+
+
+def test_columns_without_a_density_are_found():
+    """A density has no upper limit on rounded and repeated values and on combinations of other columns."""
+    columns = mixed_columns()
+    x = np.stack(list(columns.values()), 1).astype(np.float32)
+    rows = Samples(x, [str(i) for i in range(500)], None, [], Table((7,), columns=list(columns)))
+    found = degenerate_columns(rows).split(", ")
+    assert len(found) == 4 and all(f.startswith(f"{n} ({n}") for f, n in zip(found, list(columns)[3:], strict=True))
+    assert degenerate_columns(rows.take(np.arange(12))) == ""  # too few rows to tell
     (note,) = rows.modality.notes_of_training(rows, rows)
-    assert note.startswith("warning: whole, few: whole numbers, or few values, on which")
-    assert rows.modality.notes(rows, "these rows") == []
+    assert note.startswith("warning: whole numbers (whole numbers), ") and rows.modality.notes(rows, "it") == []
+
+
+def test_columns_without_a_density_are_trained_on_only_by_request(tmp_path):
+    columns = mixed_columns()
+    path = write(tmp_path / "a.csv", text(columns["a"], columns["rounded to"], header="a,b"))
+    with pytest.raises(InputError, match=r"a density, found b \(rounded to .*`allow_degenerate` to true$"):
+        read(path, "train")
+    train = read(path, "train", allow_degenerate=True)
+    assert len(train) == len(read(path, "train", train.modality))  # by a model that is trained already
+    with pytest.raises(InputError, match=r"^allow_degenerate: expected no value but for rows, found True for digits"):
+        read("digits", allow_degenerate=True)
+
+
+def test_copies_of_a_row_are_on_one_side(tmp_path):
+    """And rows without copies are where they were."""
+    once = read(savez(tmp_path / "a.npz", x=X), "test", held_out=0.3)
+    path = savez(tmp_path / "a.npz", x=np.concatenate([X] * 9))
+    train, test = (read(path, part, held_out=0.3) for part in ("train", "test"))
+    assert len(train) + len(test) == 360 and test.names[: len(once)] == once.names
+    assert not set(map(bytes, train.values)) & set(map(bytes, test.values))
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])

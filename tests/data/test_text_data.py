@@ -108,8 +108,34 @@ def test_lines_that_are_empty_long_or_odd(tmp_path):
     assert data.modality.tokenizer.decode(data.values) == ["a b", "c d e", " ".join(["a"] * 50), "a"]
     assert data.skipped == ["odd.txt[1]: empty", "odd.txt[2]: empty"] and data.truncated == 1
     assert data.names == ["odd.txt[0]", "odd.txt[3]", "odd.txt[4]", "odd.txt[5]"]
-    assert data.modality.notes(data, "it") == ["1 sentence truncated to 50 tokens (`max_length`)"]
+    long = "1 of the lines longer than 2,500 characters and cut, first line 5"
+    assert data.modality.notes(data, "it") == [long, "1 sentence truncated to 50 tokens (`max_length`)"]
     assert [len(read(path, part).skipped) for part in ("train", "test")] == [2, 0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "mixed"])
+def test_lines_end_as_on_any_system(end, tmp_path):
+    ends = ["\r", "\n", "\r\n", "\n", "\r\n"] if end == "mixed" else [end] * 5
+    text = "".join(line + e for line, e in zip(LINES, ends, strict=True))
+    data = read(write(tmp_path / "a.txt", text.encode()))
+    assert data.modality.tokenizer.decode(data.values) == LINES and data.skipped == []
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "character"])
+def test_nothing_is_learned_from_a_long_word(kind, tmp_path):
+    """Nor does it take long; the line is named."""
+    letters = "".join(np.random.default_rng(0).choice(list("acgt"), 1_000_000))
+    plain = read(write_lines(tmp_path / "a.txt", LINES * 20), tokenizer=kind).shape
+    data = read(write_lines(tmp_path / "b.txt", [*LINES * 20, letters]), tokenizer=kind)
+    assert data.shape[1] <= plain[1] + (kind == "character") and len(data) == 101  # "g" is in no other line
+    assert data.remarks == ["1 of the lines longer than 10,000 characters and cut, first line 101"]
+    assert data.truncated == (kind != "word")
+
+
+def test_characters_that_cannot_be_seen_are_named(tmp_path):
+    data = read(write_lines(tmp_path / "a.txt", [*LINES, "a\u200bb", "c\x07"]))
+    assert data.remarks == ["2 of the lines with invisible characters, first line 6"]
+    assert data.modality.notes_of_training(data, data.take(np.arange(5)))[0] == data.remarks[0]
 
 
 def test_labels_come_from_their_file(tmp_path):
@@ -157,7 +183,14 @@ def test_text_is_written_to_a_file_or_a_stream(tmp_path):
 TWO = b"a\nb\n"
 MISUSES = {
     "no file": ("none.txt", None, {}, "source: .*none.txt: no such file or folder"),
-    "bytes": ("b.txt", b"good\nb\xffd\n", {}, "source: .*expected UTF-8 text, found other bytes in line 2"),
+    "bytes": (
+        "b.txt",
+        b"good\nb\xffd\n",
+        {},
+        "source: .*expected UTF-8 text, found other bytes in line 2, as of UTF-16",
+    ),
+    "UTF-16": ("b.txt", "a\nb".encode("utf-16"), {}, "source: .*found other bytes in line 1, as of UTF-16"),
+    "NUL": ("b.txt", b"a\r\0b\0\n", {}, "source: .*found NUL characters in line 2, is this UTF-16"),
     "empty": ("b.txt", b"\n \n", {}, "source: .*expected sentences, one a line, found none"),
     "one": ("b.txt", b"a b\n", {"part": "test"}, "source: .*expected 2 different sentences or more"),
     "size": ("b.txt", TWO, {"size": 8}, "size: expected no value but for images, found 8 for .* holds sentences"),
