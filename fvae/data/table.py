@@ -134,7 +134,8 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     numbers, classes = (None, []) if labels is None else numbered(labels)
     table = Table(x.shape[1:], classes, columns)
     values = table.to_stored(x)
-    check_spread(x, values, table.names)
+    if part == "train" or like is None:  # rows that a model is used on need not vary
+        check_spread(x, values, table.names)
     rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
     return rows.take(part_of(rows.names, data.held_out, part, "rows"))
 
@@ -194,7 +195,8 @@ def numeric_columns(table: Any) -> Columns:
         return x, None, columns
     if types.is_nested(table.schema.field(label).type):
         raise InputError(f"expected numbers or text in {label}, found {table.schema.field(label).type}")
-    labels = table.column(label).to_pylist()
+    with reading("labels that are numbers, text or dates"):  # Arrow has dates beyond Python's
+        labels = table.column(label).to_pylist()
     if missing := sum(v in (None, "") for v in labels):
         raise InputError(f"expected a label in every row, found {missing} without")
     return x, labels, columns
