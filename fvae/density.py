@@ -4,15 +4,33 @@ Log-densities are in nats, one a sample, in float32 or wider.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from fvae.errors import InputError
+
 LOG_2PI = math.log(2 * math.pi)
 ROOT_HALF = math.sqrt(0.5)
 
 Number = TypeVar("Number", float, Tensor)
+
+
+def without_nan(values: Tensor, what: str, infinite: bool = False, names: Sequence[str] = ()) -> Tensor:
+    """These values of samples (N, ...); raises ``InputError`` that says which are NaN or, unless allowed, infinite.
+
+    Where a graph is compiled they are not looked at, which would break it.
+    """
+    valid = ~values.isnan() if infinite else values.isfinite()
+    if torch.compiler.is_compiling() or valid.all():
+        return values
+    wrong = (~valid).reshape(len(values), -1).any(1).nonzero()[:, 0].tolist()
+    first = names[wrong[0]] if names else f"number {wrong[0]}"
+    found = "NaN" if infinite else "NaN or infinity"
+    counted = f"{len(wrong)} of {len(values)} samples, the first {first}"
+    raise InputError(f"expected a {what} within the range of {values.dtype}, found {found} for {counted}")
 
 
 def total(a: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ With Kingma & Welling's letters q(z|x) is the posterior, here the law of F_x(u),
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +22,12 @@ from fvae.conditioners import mean_over_processes
 from fvae.conditioners.base import declared
 from fvae.data.files import argument_named
 from fvae.data.modality import Modality
-from fvae.density import log_normal, mean_log_normal, total
+from fvae.density import log_normal, mean_log_normal, total, without_nan
 from fvae.errors import InputError
 from fvae.flows import Chain
 from fvae.transforms import Affine
+
+MAX_TEMPERATURE = 100.0  # of samples
 
 
 class Terms(NamedTuple):
@@ -245,16 +247,17 @@ class LatentModel(nn.Module):
 
         With one sample the evidence lower bound, -(rate + distortion), with the rate in closed form where it has one;
         with K > 1 the importance-weighted bound of K draws, which is tighter (Burda et al., 2016). It is exact where
-        nothing is drawn. Raises ``ValueError`` for data or labels that the model doesn't take, as do the methods below.
+        nothing is drawn. Raises ``ValueError`` for data or labels that the model doesn't take, as do the methods below,
+        and for those of which it can only make NaN; a bound, unlike a code or a sample, may be infinite.
         """
         x, y = self.inputs(y, x)
         if samples < 1:
             raise ValueError(f"samples: expected 1 or more, found {samples}")
         if samples == 1:
             terms = self(x, y)
-            return -(terms.rate + terms.distortion)
+            return without_nan(-(terms.rate + terms.distortion), "bound", infinite=True)
         draws = self.draws(x, y, [self.noise(len(x)) for _ in range(samples)], sampled=True)
-        return -importance_bound(draws).to(draws[0].log_x)
+        return without_nan(-importance_bound(draws).to(draws[0].log_x), "bound", infinite=True)
 
     def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The exact log-density of continuous data, in nats, of a model that is a flow: (B, *shape) -> (B,).
@@ -269,20 +272,24 @@ class LatentModel(nn.Module):
         x, volume = self.preprocess(x)
         z, log_det = exact_latent(x)
         e, log_det_prior = self.prior(z, y)
-        return log_normal(e) + log_det_prior + log_det + volume
+        return without_nan(log_normal(e) + log_det_prior + log_det + volume, "log-density", infinite=True)
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D)."""
+    def encode(self, x: Tensor, y: Tensor | None = None, names: Sequence[str] = ()) -> Tensor:
+        """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D).
+
+        ``names`` are those of the samples, for an error.
+        """
         x, y = self.inputs(y, x, continuous=True)
         u = torch.zeros(len(x), *self.noise_shape, dtype=self.like.dtype, device=self.like.device)
         z, _ = self.posterior(u, self.condition(self.preprocess(x)[0], y))
-        return self.prior(z, y)[0]
+        return without_nan(self.prior(z, y)[0], "code", names=names)
 
     def decode(self, e: Tensor, y: Tensor | None = None) -> Tensor:
         """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
         e, y = self.inputs(y, e=e)
         z = self.prior.inverse(e, y)
-        return self.preprocess.inverse(self.decoder.mean(z, y) if self.takes_y["decoder"] else self.decoder.mean(z))
+        mean = self.decoder.mean(z, y) if self.takes_y["decoder"] else self.decoder.mean(z)
+        return without_nan(self.preprocess.inverse(mean), "decoded value")
 
     @torch.no_grad()
     def sample(
@@ -292,7 +299,12 @@ class LatentModel(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T)."""
+        """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T).
+
+        Raises ``ValueError`` for a temperature that is not 0 to 100.
+        """
+        if not 0 <= temperature <= MAX_TEMPERATURE:
+            raise InputError(f"expected 0 to {MAX_TEMPERATURE:g}, found {temperature:g}", "temperature")
         return self.decode(temperature * self.codes(n, generator), y)
 
 

@@ -1,8 +1,7 @@
 """``fvae compare``: curves, table and samples of several runs side by side."""
 
-import torch
-
 from fvae.cli.parser import Parser, at_least, path
+from fvae.cli.run_data import devices
 from fvae.files import need_folder
 from fvae.runs.compare import compare
 
@@ -14,6 +13,5 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_out("a folder")
     args = parser.parse(argv)
     need_folder(args["out"])
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    written = compare(args["runs"], args["out"], args["n"], args["seed"], device)
+    written = compare(args["runs"], args["out"], args["n"], args["seed"], devices()[-1])
     print(f"{args['out']}: {', '.join(written)}")

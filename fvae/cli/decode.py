@@ -29,6 +29,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         dims = math.prod(model.latent)
         if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
             raise InputError(f"expected codes (N, {dims}) of floats for {args['run']}, found {e.shape} of {e.dtype}")
+        with np.errstate(over="ignore"):
+            e = e.astype(np.float32)
         if not np.isfinite(e).all():
             raise InputError("expected finite codes, found NaN or infinity")
         if model.classes and (labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu"):
@@ -37,7 +39,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         check_labels(model, Samples(e, [], labels))
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
-    back = model.modality.decode(model, torch.from_numpy(e.astype(np.float32)).to(device), y)
+    back = model.modality.decode(model, torch.from_numpy(e).to(device), y)
     model.modality.write(back, out, labels if model.classes else None)
     print(f"{out}: {len(e)} {model.modality.noun}")
 

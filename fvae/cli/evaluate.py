@@ -2,41 +2,86 @@
 
 import json
 import math
+import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from fvae.cli.parser import Parser, path
+import numpy as np
+
+from fvae.cli.parser import Parser, at_least, path
 from fvae.cli.progress import with_progress
-from fvae.cli.run_data import data_of, load_model
+from fvae.cli.run_data import data_of, devices, load_model, say
+from fvae.data import Samples
 from fvae.files import need_file, write_text
-from fvae.metrics import bounds, has_gaussian_posterior, latent_information, summary
+from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, summary
 from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
+
+TIME_LIMIT = 100  # seconds for the bounds, after which no batch is begun; the latent's figures take as long again
+LATENT_SAMPLES = 10_000  # at most, since mutual information takes the square of their number
 
 
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
-    parser.add_samples()
-    parser.add_seed()
+    add_scoring(parser)
+    n_help = f"how many samples to evaluate (default: as many as {TIME_LIMIT} seconds allow)"
+    parser.add_argument("--n", type=at_least(1), metavar="N", help=n_help)
     parser.add_argument("--json", type=path, metavar="FILE", help="write the figures there")
     args = parser.parse(argv)
     if args["json"]:
         need_file(args["json"], "json")
-    model = load_model(args["run"])
+    model = load_model(args["run"], args["device"])
     samples = draws(model, args["samples"])
-    data, what = data_of(model, args)
-    progress = partial(with_progress, "evaluating")
-    found = summary(model, bounds(model, data, samples, args["seed"], progress=progress), samples)
+    whole, what = data_of(model, args)
+    order = np.random.default_rng(0).permutation(len(whole))[: args["n"]]
+    progress = partial(with_progress, "evaluating") if args["n"] else within_limit
+    scores = bounds(model, whole.take(order), samples, args["seed"], args["batch_size"], progress)
+    order = order[: len(scores.loss)]
+    data, scores = whole.take(np.sort(order)), Bounds(*(a[np.argsort(order)] for a in scores))
+    if len(data) < len(whole):
+        noun = data.modality.noun
+        say([f"evaluated {len(data)} of {len(whole)} {noun}, drawn at random; --n {len(whole)} evaluates all"])
+    say_infinite(data, scores.loss)
+    found = {**summary(model, scores, samples), "left_out": len(whole) - len(data)}
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
     found |= model.modality.figures(data, found)
+    known = data.spread(LATENT_SAMPLES)
     if has_gaussian_posterior(model, data):
-        found |= latent_information(model, data, args["seed"])._asdict()
+        found |= latent_information(model, known, args["seed"], args["batch_size"] or 64)._asdict()
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
-    print_report(model, found, len(data))
+    print_report(model, found, len(data), len(known))
+
+
+def add_scoring(parser: Parser) -> None:
+    """Flags of how bounds are computed."""
+    parser.add_samples()
+    parser.add_seed()
+    size_help = "samples in a batch (default: 64, more of tables and small images)"
+    parser.add_argument("--batch_size", type=at_least(1), metavar="N", help=size_help)
+    parser.add_argument("--device", choices=devices(), help=f"where to compute (default: {devices()[-1]})")
+
+
+def within_limit(batches: Iterable[Any], total: int) -> Iterator[Any]:
+    """The batches that can be begun within the time limit, with their progress."""
+    began = time.monotonic()
+    for batch in with_progress(f"evaluating for at most {TIME_LIMIT} s", batches, total):
+        yield batch
+        if time.monotonic() - began > TIME_LIMIT:
+            return
+
+
+def say_infinite(data: Samples, nats: np.ndarray) -> np.ndarray:
+    """Count and name infinite bounds; returns which samples averages are over: the others, where there are any."""
+    kept = np.isfinite(nats)
+    if not kept.all():
+        first, n, noun = data.names[int(np.argmin(kept))], len(nats), data.modality.noun
+        say([f"{n - kept.sum()} of {n} {noun} have an infinite score, the first {first}; averages are over the others"])
+    return kept if kept.any() else ~kept
 
 
 def draws(model: LatentModel, samples: int | None) -> int:
@@ -45,7 +90,8 @@ def draws(model: LatentModel, samples: int | None) -> int:
     return samples if math.prod(model.noise_shape) else 1
 
 
-def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
+def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) -> None:
+    """Figures of n samples, and of ``known`` for those of the latent."""
     unit, modality, samples = model.modality.unit, model.modality, found["samples"]
     drawn = f"; {samples} draw{'s' if samples > 1 else ''} of u each" if math.prod(model.noise_shape) else ""
     bits = f", {found['bits']} bits" if found["bits"] else ""
@@ -61,7 +107,7 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
     if "mutual_information" in found:
         mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
         active = f"{found['active_units']} of {found['units']} units active"
-        print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(n):.2f} at most")
+        print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(known):.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"likelihood  {found['likelihood']}")

@@ -17,9 +17,10 @@ def with_progress(text: str, parts: Iterable[Any], total: int) -> Iterator[Any]:
     if console.is_terminal:
         yield from track(parts, text, total, console=console, transient=True)
         return
-    printed = time.monotonic()
+    began = printed = time.monotonic()
     for i, part in enumerate(parts):
         if time.monotonic() - printed > INTERVAL:
             printed = time.monotonic()
-            print(f"{text}  {i / total:.0%}", file=sys.stderr, flush=True)
+            minutes = (printed - began) * (total / max(i, 1) - 1) / 60
+            print(f"{text}  {i / total:.0%}, {minutes:.1f} min left", file=sys.stderr, flush=True)
         yield part

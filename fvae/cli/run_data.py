@@ -23,11 +23,16 @@ from fvae.settings import OLD_DATA, DataSettings, with_new_names
 PARTS = {"test": "held out", "train": "training part", "all": "whole"}
 
 
-def load_model(run: Path) -> LatentModel:
-    """The model of a run, on the accelerator where there is one."""
+def load_model(run: Path, device: str | None = None) -> LatentModel:
+    """The model of a run, on a device of ``devices()``: by default on the accelerator where there is one."""
     torch.backends.cudnn.allow_tf32 = False  # convolutions of ten bits would make encode and decode inexact
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return load(run, device)
+    return load(run, device or devices()[-1])
+
+
+def devices() -> list[str]:
+    """The devices that a model can be used on."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return ["cpu", *([accelerator.type] if accelerator else [])]
 
 
 def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tuple[Samples, str]:

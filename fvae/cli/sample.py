@@ -12,6 +12,7 @@ from fvae.data import Generation
 from fvae.data.pictures import save_picture, sheet
 from fvae.errors import InputError
 from fvae.files import write_arrays
+from fvae.model import MAX_TEMPERATURE
 
 SWEEP_LENGTH = 10  # images in a row of --temperatures, unless --n says otherwise
 
@@ -23,7 +24,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     n_help = "how many (default: 64; for text 10; 10 a row with --temperatures)"
     parser.add_argument("--n", type=at_least(1), metavar="N", help=n_help)
     t_help = "standard deviation of the code (default: 0.8 for images, else 1)"
-    parser.add_argument("--temperature", type=at_least(0.0), metavar="T", help=t_help)
+    parser.add_argument("--temperature", type=temperature, metavar="T", help=t_help)
     sweep_help = "images: a labelled row for each, of the same codes"
     parser.add_argument("--temperatures", type=temperatures, metavar="T,T,...", help=sweep_help)
     label_help = "draw this class, by its number or name, where the run was trained with labels"
@@ -60,9 +61,16 @@ def run(parser: Parser, argv: list[str]) -> None:
         print(out)
 
 
+def temperature(text: str) -> float:
+    """The type of an argument that takes a temperature."""
+    if not 0 <= float(text) <= MAX_TEMPERATURE:
+        raise ArgumentTypeError(f"expected 0 to {MAX_TEMPERATURE:g}, found {text}")
+    return float(text)
+
+
 def temperatures(text: str) -> list[float]:
     """The type of an argument that takes several temperatures."""
     try:
-        return list(map(at_least(0.0), text.split(",")))
+        return list(map(temperature, text.split(",")))
     except ValueError:
         raise ArgumentTypeError(f"expected numbers with commas between them, found {text}") from None

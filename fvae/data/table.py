@@ -143,7 +143,8 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     numbers, classes = (None, []) if labels is None else numbered(labels)
     table = Table(x.shape[1:], classes, columns)
     values = table.to_stored(x)
-    check_spread(x, values, table.names)
+    if part == "train" or like is None:  # rows that a model is used on need not vary
+        check_spread(x, values, table.names)
     rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
     rows = rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
     begins = part == "train" and not isinstance(like, Table)  # a training, not the use of a trained model
@@ -208,7 +209,7 @@ def numeric_columns(table: Any) -> Columns:
         return x, None, columns
     if types.is_nested(table.schema.field(label).type):
         raise InputError(f"expected numbers or text in {label}, found {table.schema.field(label).type}")
-    with reading(f"numbers or text in {label}"):
+    with reading("labels that are numbers, text or dates"):  # Arrow has dates beyond Python's
         labels = table.column(label).to_pylist()
     if missing := sum(v in (None, "") for v in labels):
         raise InputError(f"expected a label in every row, found {missing} without")

@@ -1,7 +1,9 @@
 """Bounds on the negative log-likelihood -log p(x), sample by sample, and their averages."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fvae.data import Samples
-from fvae.density import total
+from fvae.density import total, without_nan
 from fvae.errors import InputError
-from fvae.model import LatentModel, importance_bound
+from fvae.model import LatentModel, Terms, importance_bound
 
 
 class Bounds(NamedTuple):
@@ -21,13 +23,20 @@ class Bounds(NamedTuple):
     rate: np.ndarray
     distortion: np.ndarray
     tighter: np.ndarray  # the K-sample bound
+    error: np.ndarray  # its standard error between draws, by the jackknife; infinite of one draw
 
 
-def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches (x, y) as the model takes them, on its device; y is None where it takes no labels."""
+def batches(
+    model: LatentModel, samples: Samples, size: int, full: bool = False
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches (x, y) as the model takes them, on its device; y is None where it takes no labels.
+
+    With ``full`` the last batch is filled up with the first samples: how a sum is rounded depends on a batch's shape.
+    """
     for start in range(0, len(samples), size):
-        which = slice(start, start + size)
+        which = np.arange(start, start + size) % len(samples) if full else slice(start, start + size)
         x = torch.as_tensor(model.modality.collate(samples.values[which])).to(model.like.device)
+        x = x.to(model.like.dtype) if x.is_floating_point() else x
         labels = samples.labels if model.classes else None
         yield x, None if labels is None else torch.from_numpy(labels[which]).to(x.device)
 
@@ -35,7 +44,10 @@ def batches(model: LatentModel, samples: Samples, size: int) -> Iterator[tuple[T
 @torch.no_grad()
 def encode(model: LatentModel, samples: Samples, batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
     """The codes (N, D) of samples, and their labels (N,) where the model takes them."""
-    pairs = [(model.encode(x, y), y) for x, y in batches(model, samples, batch_size)]
+    pairs: list[tuple[Tensor, Tensor | None]] = []
+    for x, y in batches(model, samples, batch_size):
+        start = len(pairs) * batch_size
+        pairs.append((model.encode(x, y, samples.names[start : start + batch_size]), y))
     labels = [y for _, y in pairs if y is not None]
     return torch.cat([e for e, _ in pairs]), torch.cat(labels) if labels else None
 
@@ -57,32 +69,71 @@ def bounds(
     data: Samples,
     samples: int = 1,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda parts, total: parts,
+    allow_nan: bool = False,
 ) -> Bounds:
-    """The bound of each sample of ``data``, averaged over ``samples`` draws of u from ``seed``, and the K-sample bound.
+    """The bound of each sample of ``data``, averaged over ``samples`` draws of u, and the K-sample bound.
 
-    Both take the same draws. Where the rate is known in closed form, as a VAE's, the averaged bound takes it so, and
-    only the K-sample bound takes the drawn one. ``progress`` wraps the batches, of which it is given the number.
+    Both take the same draws, which depend on ``seed`` and the sample's values alone. Where the rate is known in closed
+    form, as a VAE's, the averaged bound takes it so, and only the K-sample bound takes the drawn one.
+    ``progress`` wraps the batches, of which it is given the number, and may end early: the first samples are left.
+    Raises ``InputError`` for a bound of NaN, unless ``allow_nan``; one beyond the range of float64 is infinite.
     """
-    generator = torch.Generator().manual_seed(seed)
+    model, batch_size = for_scoring(model), batch_size or max(64, 8192 // math.prod(model.shape))
     rows: list[Tensor] = []
-    parts = batches(model, data, batch_size)
+    parts = batches(model, data, batch_size, full=True)
     for x, y in progress(parts, math.ceil(len(data) / batch_size)):
-        noise = [model.noise(len(x), generator) for _ in range(samples)]
-        draws = model.draws(x, y, noise, sampled=True)
+        draws = model.draws(x, y, list(noise_of(model, x, samples, seed)), sampled=True)
         rates = [t.rate if t.kl is None else total(t.kl) for t in draws]
         rate, distortion = (
             torch.stack([a.cpu().double() for a in each]).mean(0) for each in (rates, [t.distortion for t in draws])
         )
-        rows.append(torch.stack([rate + distortion, rate, distortion, importance_bound(draws)]))
-    return Bounds(*torch.cat(rows, 1).numpy())
+        tighter, error = importance_bound(draws), jackknife_error(draws)
+        rows.append(torch.stack([rate + distortion, rate, distortion, tighter, error]))
+    found = torch.cat(rows, 1)[:, : len(data)]
+    if not allow_nan:
+        without_nan(found[:4].T, "bound", infinite=True, names=data.names)
+    return Bounds(*found.numpy())
+
+
+def for_scoring(model: LatentModel) -> LatentModel:
+    """A model of vectors in float64, which keeps the order of densities far from the data; others unchanged."""
+    if len(model.shape) != 1 or model.like.dtype == torch.float64:
+        return model
+    return deepcopy(model).to("cpu" if model.like.device.type == "mps" else model.like.device, torch.float64)
+
+
+def noise_of(model: LatentModel, x: Tensor, samples: int, seed: int) -> Tensor:
+    """u (samples, B, *noise_shape) for x (B, ...), drawn from ``seed`` and the values of each sample."""
+    noise, generator = torch.empty(len(x), samples, *model.noise_shape, dtype=model.like.dtype), torch.Generator()
+    for row, u in zip(x.cpu().numpy(), noise, strict=True):
+        content = row.tobytes().rstrip(b"\0")  # without the padding of sentences, which depends on the batch
+        digest = hashlib.blake2b(content, digest_size=8, key=str(seed).encode()).digest()
+        u.normal_(generator=generator.manual_seed(int.from_bytes(digest)))
+    return noise.transpose(0, 1).to(model.like.device)
+
+
+def jackknife_error(draws: list[Terms]) -> Tensor:
+    """The standard error of the K-sample bound (B,), from the bounds that leave one draw out; infinite for K = 1."""
+    log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in draws])
+    none = torch.full_like(log_weights[:1], -math.inf)
+    before = torch.cat([none, log_weights[:-1].logcumsumexp(0)])
+    after = torch.cat([log_weights.flip(0)[:-1].logcumsumexp(0).flip(0), none])
+    variance = (len(draws) - 1) * torch.logaddexp(before, after).var(0, correction=0)
+    return variance.sqrt().nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
-    """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit."""
-    unit = model.modality.unit
-    error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if len(found.loss) > 1 else math.nan
+    """Averages over samples of ``bounds``, with their standard errors, in nats a sample and in the data's unit.
+
+    They are over the samples whose bounds are not infinite, where there are any; ``infinite`` counts the others.
+    """
+    unit, n = model.modality.unit, len(found.loss)
+    kept = ~np.isinf(found.loss) & ~np.isinf(found.tighter)
+    found = Bounds(*(a[kept] for a in found)) if kept.any() else found
+    several = kept.any() and len(found.loss) > 1
+    error = float(np.std(found.loss, ddof=1) / math.sqrt(len(found.loss))) if several else math.nan
     bound = f"-log p(x{'|y' * bool(model.classes)})"
     exact = not math.prod(model.noise_shape)  # nothing is drawn, so that no bound is tighter
     bound = bound if exact else f"upper bound on {bound}"
@@ -94,7 +145,8 @@ def summary(model: LatentModel, found: Bounds, samples: int) -> dict[str, Any]:
         "nats": float(found.loss.mean()),
         "rate": float(found.rate.mean()),
         "distortion": float(found.distortion.mean()),
-        model.modality.noun: len(found.loss),
+        model.modality.noun: n,
+        "infinite": n - int(kept.sum()),
         "dimensions": model.modality.dims,
         "bits": model.modality.bits,
         "samples": samples,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fvae.data.samples import Samples
 from fvae.density import LOG_2PI, log_normal, total
-from fvae.metrics.bounds import batches
+from fvae.metrics.bounds import batches, for_scoring
 from fvae.model import LatentModel
 from fvae.transforms import Affine
 
@@ -39,7 +39,7 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
       what the decoder gains from using z.
     """
-    generator = torch.Generator().manual_seed(seed)
+    model, generator = for_scoring(model), torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
     for x, y in batches(model, data, batch_size):
         mean, log_std = gaussian_of(model, x, y)
@@ -95,4 +95,5 @@ def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int
         torch.logsumexp(-0.5 * (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + constant), 1)
         for rows in z.split(batch_size)
     ]
-    return float((log_q - torch.cat(log_mixture)).mean()) + math.log(len(z))
+    below = (log_q - torch.cat(log_mixture)).clamp(max=0)  # by the definition, and by rounding nearly
+    return float(below.mean()) + math.log(len(z))

@@ -177,7 +177,7 @@ class Trainer:
         """The figures of the averaged weights, with the average ``loss`` of training since the last evaluation."""
         model, unit, interval = self.average.eval(), self.unit, self.settings.eval_interval
         test = self.test.spread(self.settings.eval_samples)
-        found = summary(model, bounds(model, test), 1)
+        found = summary(model, bounds(model, test, allow_nan=True), 1)
         if self.schedule.due(interval) and self.step % interval == 0:
             self.schedule.evaluated(latent_information(self.model.eval(), test).mutual_information)
             self.model.train()

@@ -140,10 +140,10 @@ MISTAKES = {
     # use
     "sample nowhere --out OUT/s.png": "nowhere: no such run folder",
     "sample empty --out OUT/s.png": "empty: expected a run folder with a config.json (written at its first",
-    "sample run --temperature -1 --out OUT/s.png": "--temperature: expected 0 or more, found -1",
+    "sample run --temperature -1 --out OUT/s.png": "--temperature: expected 0 to 100, found -1",
     "sample run --temperatures 0,x --out OUT/s.png": "--temperatures: expected numbers with commas between them,",
-    "sample run --temperatures 0,-1 --out OUT/s.png": "--temperatures: expected 0 or more, found -1",
-    "sample run --temperatures 0,nan --out OUT/s.png": "--temperatures: expected a finite number of 0 or more, found",
+    "sample run --temperatures 0,-1 --out OUT/s.png": "--temperatures: expected 0 to 100, found -1",
+    "sample run --temperatures 0,nan --out OUT/s.png": "--temperatures: expected 0 to 100, found nan",
     "sample run --n 0 --out OUT/s.png": "--n: expected 1 or more, found 0",
     "sample run --n x --out OUT/s.png": "--n: invalid int value: 'x' (fvae sample --help lists the arguments)",
     "evaluate run --samples 0": "--samples: expected 1 or more, found 0",

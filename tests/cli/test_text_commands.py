@@ -190,7 +190,10 @@ def test_progress_is_shown_without_a_terminal(fvae, monkeypatch):
     """A line now and then where there is no terminal."""
     assert fvae("evaluate", "text", "--samples", 2).err == ""
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    assert re.fullmatch(r"(evaluating  \d+%\n)+", fvae("evaluate", "text", "--data", "cats.txt", "--samples", 2).err)
+    assert re.fullmatch(
+        r"(evaluating for at most \d+ s  \d+%, \d+\.\d min left\n)+",
+        fvae("evaluate", "text", "--data", "cats.txt", "--samples", 2).err,
+    )
 
 
 def test_samples_are_printed_or_written(fvae, tmp_path):

@@ -1,6 +1,7 @@
 """The commands that use a run, on images, on tables and with labels."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from command_line import picture, table
 
+from fvae.cli import evaluate
 from fvae.data import load_data
 from fvae.data.pictures import to_uint8
 from fvae.metrics import bounds
@@ -36,6 +38,13 @@ def test_evaluate_and_score_agree(fvae, tmp_path):
     assert len({row["name"] for row in rows}) == len(rows) == 95
     assert np.mean([float(row["nats"]) for row in rows]) == pytest.approx(e["nats"], abs=1e-3)
     assert np.mean([float(row["bits_per_dim"]) for row in rows]) == pytest.approx(e["bits_per_dim"], abs=1e-5)
+
+
+def test_scores_of_several_draws_have_an_error(fvae, tmp_path):
+    assert fvae("score", "run", "--samples", 3, "--batch_size", 50, "--out", "OUT/s.csv").status == 0
+    rows = table(tmp_path / "s.csv")
+    assert list(rows[0]) == ["name", "nats", "bits_per_dim", "nats_error"]
+    assert all(0 < float(row["nats_error"]) < 1000 for row in rows)
 
 
 def test_more_samples_tighten_the_bound(fvae, tmp_path):
@@ -151,6 +160,53 @@ def test_evaluate_and_score_of_rows_are_in_nats(fvae, home, tmp_path):
         assert fvae("score", "rows", "--data", source, "--out", f"OUT/{source}.csv").status == 0
     a, b = (table(tmp_path / f"rows.{kind}.csv") for kind in ("csv", "npz"))
     assert len(a) == 60 and [row["nats"] for row in a] == [row["nats"] for row in b]
+
+
+def test_scores_are_those_of_the_rows_alone(fvae, home, tmp_path):
+    """Of columns that don't vary there, of one row, and of rows far outside, of which only codes are refused."""
+    header, *rows = (home / "rows.csv").read_text().splitlines()
+    first, far = rows[0].rpartition(",")[0], ",".join(["3.4e38"] * 3)
+    files = {"calm": [f"{row.rpartition(',')[0]},0.1" for row in rows[:50]], "one": [f"{first},0.1"]}
+    for name, lines in (files | {"far": [*rows[:9], far]}).items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines, ""]))
+        words = ["--data", f"OUT/{name}.csv"]
+        assert fvae("score", "rows", *words, "--out", f"OUT/{name}_scores.csv").status == 0
+        assert fvae("evaluate", "rows", *words).status == 0
+    calm, one, scores = (table(tmp_path / f"{name}_scores.csv") for name in ("calm", "one", "far"))
+    assert len(calm) == 50 and calm[0]["nats"] == one[0]["nats"] and float(scores[9]["nats"]) > 1e70
+
+
+def test_infinite_scores_are_counted_and_named(fvae, monkeypatch):
+    """And averages are over the others, or over all, where all are."""
+
+    def with_infinite(which):
+        def infinite(*args, **options):
+            found = bounds(*args, **options)
+            found.loss[which] = found.rate[which] = np.inf
+            return found
+
+        return infinite
+
+    monkeypatch.setattr(evaluate, "bounds", with_infinite(slice(3, 5)))
+    found = fvae("evaluate", "rows", "--split", "all")
+    message = r"2 of 60 rows have an infinite score, the first rows.csv\[\d+\]; averages are over the others\n"
+    assert re.fullmatch(message, found.err)
+    assert found.status == 0 and "inf" not in found.out and "nan" not in found.out
+    monkeypatch.setattr(evaluate, "bounds", with_infinite(slice(0, 60)))
+    assert "nats        inf " in fvae("evaluate", "rows", "--split", "all").out
+
+
+def test_an_evaluation_ends_at_its_time_limit_unless_it_is_told_how_many(fvae, monkeypatch, tmp_path):
+    """It then says how many were left out; in batches of any size."""
+    monkeypatch.setattr(evaluate, "TIME_LIMIT", 0)
+    words = ["evaluate", "run", "--batch_size", 30, "--device", "cpu", "--json", "OUT/e.json"]
+    for given, n in (([], 30), (["--n", 7], 7), (["--n", 1000], 95)):
+        found = fvae(*words, *given)
+        left_out = f"evaluated {n} of 95 images, drawn at random; --n 95 evaluates all\n" if n < 95 else ""
+        e = json.loads((tmp_path / "e.json").read_text())
+        assert (found.status, found.err, e["images"], e["left_out"]) == (0, left_out, n, 95 - n)
+    found = fvae("score", "run", "--device", "nowhere", "--out", "OUT/s.csv")
+    assert found.status == 2 and "--device: invalid choice: 'nowhere'" in found.err
 
 
 def test_rows_are_drawn_as_csv_and_npz(fvae, tmp_path):

@@ -166,6 +166,10 @@ MISUSES = {
     "infinite": (csv(b"a\n1\n-inf\ninf\n"), r"found -inf at row 1, column a \(and 1 more\)"),
     "too large": (csv(b"a\n1\n1e39\n"), r"numbers of 32 bits, found 1e\+39 at row 1, column a"),
     "infinite in npz": (npz(x=[[1, np.inf]]), "found inf at row 0, column x1"),
+    "label beyond Python's dates": (
+        lambda d: parquet(d / "a.parquet", a=[1.0, 2.0], label=np.array([2**31 - 1, 1]).astype("datetime64[D]")),
+        "expected labels that are numbers, text or dates, found none or a broken one",
+    ),
     "constant": (csv(b"a,b\n1,2\n1,3\n"), "a.csv: expected columns that vary, found one value only in column a;"),
     "more digits than 32 bits": (
         csv(b"a,t\n1,1763720000\n2,1763720001\n3,1763720002\n"),

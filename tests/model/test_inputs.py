@@ -1,11 +1,13 @@
 """What the methods of a model are given: types are adapted, what does not fit is refused in one sentence."""
 
+import math
+
 import pytest
 import torch
 from text_models import SHAPE, make_text_vae, sentences
 
 from fvae import interpolate
-from fvae.recipes import cvae, glow, vae
+from fvae.recipes import cvae, glow, realnvp, vae
 
 SMALL = {"size": 2, "width": 4, "levels": 1}
 FLOW = {"levels": 1, "depth": 1, "width": 4}
@@ -78,6 +80,24 @@ def test_decoded_images_have_codes_and_densities():
     assert images.max() > 31 and model.encode(images).isfinite().all() and model.log_prob(images).isfinite().all()
     with pytest.raises(ValueError, match="x: expected 0 "):
         model.elbo(images)
+
+
+@torch.no_grad()
+def test_values_beyond_float32_are_errors():
+    """Codes and decoded values that are not finite; a log-density is minus infinity there."""
+    model, far = realnvp((3,), flow={"depth": 1, "width": 4}).eval(), torch.tensor([[0.0] * 3, [3e38] * 3])
+    assert model.log_prob(far)[0].isfinite() and model.log_prob(far)[1] == -math.inf
+    for call, log_std in ((model.encode, -3.0), (model.decode, 3.0)):
+        model.preprocess.constant.log_std.fill_(log_std)
+        assert call(far[:1]).isfinite().all()
+        with pytest.raises(ValueError, match=r"found NaN or infinity for 1 of 2 samples, the first number 1$"):
+            call(far)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf, 101.0])
+def test_temperatures_out_of_range_are_refused(temperature):
+    with pytest.raises(ValueError, match=r"^temperature: expected 0 to 100, found"):
+        MODELS["images"]().sample(1, temperature=temperature)
 
 
 def test_interpolation_between_sentences():

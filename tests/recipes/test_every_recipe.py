@@ -6,12 +6,15 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import SEEN
 from recipe_table import EXACT, GAUSSIAN, SMALL, TABLE, Row, batch, both, data, every, every_recipe, has_statistics
 
 from fvae import recipes
+from fvae.data import Samples
+from fvae.metrics import bounds
 from fvae.recipes import RECIPES
 from fvae.statistics import fit_statistics, initialize
 from fvae.training.optimization import parameter_groups
@@ -163,6 +166,25 @@ def test_samples(row):
     y = torch.tensor([0, 1]) if model.classes else None
     first, again, other = (model.sample(2, y, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# Scores
+
+
+@every_recipe
+def test_a_score_depends_on_the_sample_alone(row):
+    """In another order and in a part of the data it is the same, and in other batches but for float32's rounding."""
+    model = row.moved(0.02).eval()
+    x, y = (a if a is None else a.numpy() for a in batch(model, 40)[:2])
+    samples = Samples(x.astype(np.uint8) if len(row.shape) == 3 else x, list(map(str, range(40))), y)
+    whole = bounds(model, samples, 3, batch_size=16)
+    order = np.random.default_rng(0).permutation(40)
+    for which, size, relative in ((order, 16, 0), (order[:19], 16, 0), (order[:1], 16, 0), (order, 7, 1e-6)):
+        part = bounds(model, samples.take(which), 3, batch_size=size)
+        for found, expected in zip(part[:4], whole[:4], strict=True):
+            np.testing.assert_allclose(found, expected[which], rtol=relative, atol=1e-5)
+    other = bounds(model, samples, 3, seed=1).tighter
+    assert (other != whole.tighter).any() == bool(math.prod(model.noise_shape)) or row.recipe in EXACT
 
 
 # Labels
