@@ -29,6 +29,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     progress = partial(with_progress, "evaluating")
     found = summary(model, bounds(model, data, samples, args["seed"], progress=progress), samples)
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
+    found["step"] = model.step
     found |= model.modality.figures(data, found)
     if has_gaussian_posterior(model, data):
         found |= latent_information(model, data, args["seed"])._asdict()
@@ -65,3 +66,5 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int) -> None:
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"likelihood  {found['likelihood']}")
+    if found["step"] is not None:
+        print(f"weights     of step {found['step']}, chosen on held-out samples")

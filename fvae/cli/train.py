@@ -61,7 +61,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         signal.signal(signal.SIGTERM, before)
     if rank_zero_only.rank == 0:
         unit, last = model.modality.unit, rows[-1]
-        print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
+        best = f"best held-out {last[f'best_{unit.key}']:.4f} {unit.name} at step {last['best_step']}"
+        print(f"{out}: step {last['step']}, {best}")
 
 
 class Terminated(Exception):
