@@ -106,7 +106,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no such run folder")
     if not path.is_file():
         raise InputError(
-            f"{folder}: expected a run folder with a config.json (written within a minute of training), found none"
+            f"{folder}: expected a run folder with a config.json (written at its first checkpoint), found none"
         )
     try:
         config = json.loads(path.read_text())
