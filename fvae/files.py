@@ -62,6 +62,13 @@ def need_folder(path: Path, argument: str = "out", named: Path | None = None) ->
         raise InputError(f"{named or path}: no permission to write in {there}", argument)
 
 
+def need_new_folder(path: Path, argument: str = "out") -> None:
+    """Refuse a folder that holds anything, or that can't be made; raises ``InputError``."""
+    need_folder(path, argument)
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"{path}: expected a new folder", argument)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all; raises ``MachineError``."""
     with replacing(path) as part:

@@ -102,6 +102,7 @@ class LatentModel(nn.Module):
     preprocess: Any
     config: dict[str, Any]  # recipe, shape and settings; empty where no recipe made it
     initialized = False  # whether ``initialize``, ``fit`` or ``load`` has set what is set from data
+    step: int | None = None  # the training step whose weights these are, where it is known
 
     def __init__(
         self,

@@ -82,9 +82,13 @@ class TrainSettings(Settings):
     ema: Share = 0.999
     """decay of the averaged weights, which are evaluated, sampled from and saved; 0 takes the last weights"""
     eval_interval: Count = 200
-    """steps between evaluations, checkpoints and previews"""
+    """steps between evaluations, of which the best one's weights are kept"""
     eval_samples: Count = 256
-    """held-out samples in those evaluations (`fvae evaluate` takes all of them)"""
+    """held-out samples in those evaluations, at most (`fvae evaluate` takes all of them)"""
+    patience: Natural = 0
+    """end after so many evaluations without a better held-out bound; 0: never"""
+    checkpoint_minutes: float = Field(default=5, gt=0, le=1e6, allow_inf_nan=False)
+    """time between checkpoints, the first after a minute at most; evaluations and interruptions write one, too"""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed: the networks compute in bfloat16, the flow's own path stays in float32"""
     reversible: bool = False

@@ -25,6 +25,7 @@ COMMANDS = {
     "decode": "codes back to data",
     "score": "a bound on the negative log-likelihood of each sample, as CSV",
     "compare": "curves, table and samples of several runs side by side",
+    "export": "a run's model alone, into a folder to send",
     "convert": "a run folder of fvae 0.1 to one of this version",
     "demo": "train a small f-VAE on 8x8 digits, and draw what it has learned",
 }

@@ -46,6 +46,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     say_infinite(data, scores.loss)
     found = {**summary(model, scores, samples), "left_out": len(whole) - len(data)}
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
+    found["step"] = model.step
     found |= model.modality.figures(data, found)
     known = data.spread(LATENT_SAMPLES)
     if has_gaussian_posterior(model, data):
@@ -111,3 +112,5 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
     print(f"likelihood  {found['likelihood']}")
+    if found["step"] is not None:
+        print(f"weights     of step {found['step']}, chosen on held-out samples")

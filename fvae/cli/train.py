@@ -62,9 +62,10 @@ def run(parser: Parser, argv: list[str]) -> None:
         signal.signal(signal.SIGTERM, before)
     if rank_zero_only.rank == 0:
         unit, last = model.modality.unit, rows[-1]
-        print(f"{out}: step {last['step']}, held-out {last[f'test_{unit.key}']:.4f} {unit.name}")
+        best = f"best held-out {last[f'best_{unit.key}']:.4f} {unit.name} at step {last['best_step']}"
+        print(f"{out}: step {last['step']}, {best}")
         nats, trivial = model.modality.trivial_bound(train, test)
-        if not last[f"test_{unit.key}"] <= (bound := unit.from_nats(nats)):
+        if not last[f"best_{unit.key}"] <= (bound := unit.from_nats(nats)):
             why = f"perhaps {last['step']} steps are too few, or --train.lr {settings.lr:g} is too high"
             small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
             why += f", or a latent of {math.prod(model.latent)} is too small" if small else ""

@@ -36,6 +36,8 @@ class TrainingLog(ProgressBar):
         if settings.batch_size > len(train):
             more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
             say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
+        if trainer.changed:
+            say([f"resumed with {', '.join(trainer.changed)}"])
         steps, minutes = settings.max_steps, settings.minutes
         ends = [f"{n:g} {unit}" for n, unit in ((steps, "steps"), (minutes, "minutes")) if n is not None]
         size = sum(p.numel() for p in model.parameters())

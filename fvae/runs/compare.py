@@ -16,8 +16,8 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     """Write ``table.md``, ``table.csv``, ``curves.png`` and, of images, ``samples.png`` (temperature 0.8), or, of text,
     ``samples.md`` to ``out``.
 
-    The bounds are those of each run's last evaluation; of other data, bits or tokens, or given labels, they don't
-    compare, so these are columns. Returns the names of the files.
+    The bounds are those of the evaluation whose weights a run has, the best one; of other data, bits or tokens, or
+    given labels, they don't compare, so these are columns. Returns the names of the files.
     Raises ``InputError`` where a folder is no run.
     """
     names = [run.name for run in runs]
@@ -30,7 +30,7 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
         warnings.warn("the runs have different tokenizers: their figures cannot be compared", stacklevel=2)
     table: list[dict[str, Any]] = []
     for run, name, model, history in zip(runs, names, models, metrics, strict=True):
-        last, unit = history[-1], model.modality.unit
+        row, unit = next((row for row in history if row["step"] == model.step), history[-1]), model.modality.unit
         table.append(
             {
                 "run": name,
@@ -38,11 +38,11 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
                 "data": data_name(run),
                 **model.modality.facts,
                 "parameters": sum(p.numel() for p in model.parameters()),
-                "step": int(last["step"]),
-                "minutes": f"{last['seconds'] / 60:.1f}",
+                "step": int(row["step"]),
+                "minutes": f"{row['seconds'] / 60:.1f}",
                 "given": "labels" if model.classes else "",
                 "unit": unit.name,
-                **{column: f"{last[f'test_{part}{unit.key}']:.4f}" for column, part in BOUNDS.items()},
+                **{column: f"{row[f'test_{part}{unit.key}']:.4f}" for column, part in BOUNDS.items()},
             }
         )
     columns = [column for column in table[0] if any(row[column] not in ("", None) for row in table)]
@@ -75,9 +75,8 @@ def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: P
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(f"held-out {'nats' if key_of_bound == 'nats' else 'bits/dim'} (upper bound)")
-    last = [rows[-1][f"test_{key_of_bound}"] for rows in metrics]
-    low, high = min(last), max(rows[min(1, len(rows) - 1)][f"test_{key_of_bound}"] for rows in metrics)
-    high = max(high, *last)
+    curves = [[row[f"test_{key_of_bound}"] for row in rows] for rows in metrics]
+    low, high = min(map(min, curves)), max(max(curve[1:2] + curve[-1:]) for curve in curves)  # not the first, highest
     margin = max(0.1, (high - low) / 20)
     figure.axes[0].set_ylim(low - margin, high + 2 * margin)
     figure.axes[0].legend()

@@ -10,10 +10,16 @@ from fvae.files import write_text
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names
 
-# What may change when a run is resumed: how far and where, not what is computed. (Moved data are known by digest.)
-FREE = {"train.steps", "train.minutes", "train.eval_interval", "train.eval_samples", "train.accelerator"}
-FREE |= {"train.devices", "train.nodes", "train.strategy", "data.source", "data.labels", "data.allow_degenerate"}
-WATCHED = {"train.eval_interval", "train.eval_samples"}  # aggressive training's end depends on these
+# What can't change when a run is resumed, and why. (Data may have moved: they are known by their digest.)
+FIXED = {
+    "recipe": "its weights are of that recipe",
+    "model": "its weights are of that model",
+    "data": "these would be other data",
+    "train.seed": "the order of its samples follows from it",
+    "train.aggressive": "its schedule follows from it",
+}
+FREE = ("data.source", "data.labels", "data.allow_degenerate")
+WATCHED = ("train.eval_interval", "train.eval_samples")  # the end of aggressive training depends on these
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -90,15 +96,21 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_same(run: Path, content: dict[str, Any]) -> None:
-    """Refuse to resume a run under other settings; raises ``InputError`` that names the first that differs."""
+def changed_settings(run: Path, content: dict[str, Any]) -> list[str]:
+    """What a run is resumed with and what it had before, setting by setting.
+
+    Raises ``InputError`` that names the first that can't change.
+    """
     defaults = {"data": DataSettings().model_dump(), "train": TrainSettings().model_dump()}
     before = read_config(run / "config.yaml")
     old = flat(
         {name: defaults.get(name, {}) | value if isinstance(value, dict) else value for name, value in before.items()}
     )
-    free = FREE - (WATCHED if content["train"]["aggressive"] else set())
-    for name, now in flat(content).items():
-        if name not in free and old.get(name) != now:
-            text = f"{run} was trained with {old.get(name)} and cannot be resumed with {now}; use another folder"
-            raise InputError(text, name.partition(".")[2] or name)
+    fixed = FIXED | dict.fromkeys(WATCHED if content["train"]["aggressive"] else (), "its schedule follows from it")
+    changed = {name: now for name, now in flat(content).items() if old.get(name) != now}
+    for name, now in changed.items():
+        why = fixed.get(name) or fixed.get(name.partition(".")[0])
+        if why and name not in FREE:
+            text = f"{run} was trained with {old.get(name)} and cannot be resumed with {now}, since {why}"
+            raise InputError(f"{text}; use another folder", name.partition(".")[2] or name)
+    return [f"{name} {now} (was {old.get(name)})" for name, now in changed.items()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fvae.data import TOKENIZER_FILE
 from fvae.errors import InputError
-from fvae.files import need_folder, write_text
+from fvae.files import need_new_folder, write_text
 from fvae.recipes import RECIPES
 from fvae.runs.config import run_config, write_config
 from fvae.runs.model import read_weights, save
@@ -50,9 +50,7 @@ def convert(run: Path, out: Path) -> None:
     config: Any = json.loads(path.read_text()) if path.is_file() else {}
     if config.get("format") != 2 or config.get("recipe") not in RECIPES:
         raise InputError(f"{run}: expected a run folder of fvae 0.1, whose config.json has format 2")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: expected a new folder", "out")
-    need_folder(out)
+    need_new_folder(out)
     recipe = config["recipe"]
     model = RECIPES[recipe](config["shape"], **renamed(recipe, config["settings"]))
     model.modality = model.modality.load(config, run)

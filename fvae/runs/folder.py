@@ -14,7 +14,7 @@ from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.files import replacing, write_csv
 from fvae.model import LatentModel
-from fvae.runs.config import check_same, run_config
+from fvae.runs.config import changed_settings, run_config
 from fvae.runs.model import check_fit
 
 CHECKPOINT = "checkpoints/last.ckpt"
@@ -22,14 +22,14 @@ SIGNS = ("config.yaml", "config.json", "model.safetensors", CHECKPOINT)  # any o
 BOUNDS = {"held-out": "", "rate": "rate_", "distortion": "distortion_"}  # of each evaluation, on held-out data
 
 
-def check_run(run: Path, resume: bool, content: dict[str, Any]) -> None:
-    """Refuse a folder in which a run can't be begun, or resumed.
+def check_run(run: Path, resume: bool, content: dict[str, Any]) -> list[str]:
+    """Refuse a folder in which a run can't be begun, or resumed; returns the settings that are changed, in words.
 
     ``content`` is what its ``config.yaml`` has to say. Raises ``InputError``.
     """
     found = [name for name in SIGNS if (run / name).exists()]
     if not found:
-        return
+        return []
     if not resume:
         raise InputError(f"{run} holds a run already: continue it with `resume`, or use another folder", "run")
     if "config.yaml" not in found:
@@ -37,7 +37,7 @@ def check_run(run: Path, resume: bool, content: dict[str, Any]) -> None:
     trained = (run / "metrics.csv").exists() and len(read_metrics(run)) > 1
     if CHECKPOINT not in found and trained:
         raise InputError(f"{run} is trained but has no {CHECKPOINT} to resume from; use another folder", "resume")
-    check_same(run, content)
+    return changed_settings(run, content)
 
 
 # Checkpoints

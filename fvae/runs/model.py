@@ -36,7 +36,8 @@ def save(model: LatentModel, folder: str | Path) -> None:
     config = {"format": FORMAT, "fvae": __version__, **model.config, **modality}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", safetensors.torch.save(weights))
+    metadata = None if model.step is None else {"step": str(model.step)}
+    write_bytes(folder / "model.safetensors", safetensors.torch.save(weights, metadata))
     model.modality.save(folder)
 
 
@@ -69,7 +70,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
     ours = model.state_dict()
     check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
     model.load_state_dict(weights)
-    model.initialized = True
+    model.initialized, model.step = True, read_step(folder / "model.safetensors")
     model.modality = modality_of(config, model.modality).load(config, folder)
     return model.to(device).eval()
 
@@ -105,7 +106,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no such run folder")
     if not path.is_file():
         raise InputError(
-            f"{folder}: expected a run folder with a config.json (written at its first evaluation), found none"
+            f"{folder}: expected a run folder with a config.json (written at its first checkpoint), found none"
         )
     try:
         config = json.loads(path.read_text())
@@ -129,10 +130,17 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def read_step(path: Path) -> int | None:
+    """The training step that the weights in a safetensors file are of, None where it isn't said."""
+    with safetensors.safe_open(path, "pt") as file:
+        step = (file.metadata() or {}).get("step", "")
+    return int(step) if step.isdecimal() and len(step) < 16 else None
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises ``InputError`` for anything else, a pickle above all."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a run has it from its first evaluation on")
+        raise InputError(f"{path}: no such file; a run has it from its first checkpoint on")
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:

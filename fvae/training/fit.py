@@ -20,7 +20,7 @@ from fvae.flows.fused import set_reversible
 from fvae.flows.fused.steps import all_steps
 from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
-from fvae.runs import save
+from fvae.runs import load, save
 from fvae.runs.config import description, write_config
 from fvae.runs.folder import check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
 from fvae.runs.model import check_savable
@@ -50,8 +50,10 @@ def fit(
     """Train a model; returns a row of figures for each evaluation on held-out data, as ``metrics.csv`` has them.
 
     A model that was trained or loaded before is trained further from its weights. However training ends, by an error
-    or an interruption too, the model is then in evaluation mode, has the averaged weights and is on the device where it
-    was.
+    or an interruption too, the model is then in evaluation mode and on the device where it was, and has the averaged
+    weights of the evaluation with the best held-out bound (the last ones, where there was no evaluation); rows name its
+    step ``best_step``. It is chosen on up to ``eval_samples`` held-out samples, so that its bound on these is
+    optimistic.
 
     ``data`` is an array or a tensor (N, *shape), a DataFrame, a ``torch.utils.data.Dataset``, a path (see
     ``fvae.read_data``) or ``Samples``; images are 8-bit values 0 .. 255. ``labels`` (N,) are those of an array, for
@@ -60,8 +62,9 @@ def fit(
     ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
     ...
 
-    With a folder ``run``, its config.yaml, metrics.csv, previews, model and checkpoint are written at each evaluation,
-    and with ``resume`` a run that is there continues from its checkpoint; without one nothing is written. ``source``
+    With a folder ``run``, its config.yaml, metrics.csv, previews, best model and checkpoint are written at each
+    evaluation, checkpoints also every ``checkpoint_minutes`` and before a SIGINT or SIGTERM takes effect, and with
+    ``resume`` a run that is there continues from its checkpoint; without one nothing is written. ``source``
     says where the data of a run come from (default: ``data``, where that is a path). With ``progress`` a bar is shown
     in a terminal or a notebook.
 
@@ -81,12 +84,13 @@ def fit(
     fabric = make_fabric(settings)
     run = None if run is None else Path(run)
     content: dict[str, Any] = {}
+    changed: list[str] = []
     if run:
         check_savable(model)
         source = source or DataSettings(source=str(data) if isinstance(data, str | Path) else "")
         content = description(model, source, settings)
         if fabric.is_global_zero:
-            check_run(run, resume, content)
+            changed = check_run(run, resume, content)
     fabric.launch()
     if not model.classes:
         train, test = replace(train, labels=None), replace(test, labels=None)
@@ -100,6 +104,7 @@ def fit(
         model.initialized = True
         set_reversible(model, settings.reversible)
         trainer = Trainer(fabric, model, train, test, settings)
+        trainer.changed = changed
         if state is not None:
             trainer.load_state(state)
         if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
@@ -111,9 +116,13 @@ def fit(
         ours += [ProgressBar()] if progress else []
         try:
             with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
+                if run and trainer.rows and (run / "model.safetensors").exists():
+                    trainer.resume_best(load(run, fabric.device))
                 trainer.train([*ours, *callbacks])
         finally:
-            model.load_state_dict(trainer.average.state_dict())
+            best = trainer.best
+            model.load_state_dict(best.weights if best else trainer.average.state_dict())
+            model.step = best.step if best else trainer.step
     return trainer.rows
 
 
@@ -237,17 +246,37 @@ class CollapseWarning(Callback):
 
 
 class RunWriter(Callback):
-    """Keeps a training in a run folder: figures, preview, the weights to use and, last of all, the checkpoint."""
+    """Keeps a training in a run folder: figures, preview, the weights to use and, last of all, the checkpoint.
+
+    The weights to use are the best of all evaluations or, before the first one, the last.
+    """
 
     def __init__(self, run: Path, digest: str):
         self.run, self.digest = run, digest
 
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
         write_metrics(self.run, trainer.rows)
+        self.preview(trainer)
+        if row["best_step"] == trainer.step:
+            self.save_model(trainer)
+        self.save_checkpoint(trainer)
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        if not trainer.rows:
+            self.preview(trainer)
+            self.save_model(trainer)
+        self.save_checkpoint(trainer)
+
+    def preview(self, trainer: Trainer) -> None:
         model = trainer.average
         try:
             model.modality.preview(model, trainer.test, self.run / "samples" / f"step_{trainer.step:07d}")
         except NotImplementedError as error:  # of a flow without an inverse
             warnings.warn(f"no preview of samples: {error}", stacklevel=2)
-        save(model, self.run)
+
+    def save_model(self, trainer: Trainer) -> None:
+        trainer.average.step = trainer.step
+        save(trainer.average, self.run)
+
+    def save_checkpoint(self, trainer: Trainer) -> None:
         save_checkpoint(self.run, trainer.state() | {"digest": self.digest})

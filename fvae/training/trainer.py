@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -29,10 +29,20 @@ from fvae.statistics import fit_statistics
 from fvae.training.aggressive import AggressiveSchedule
 from fvae.training.loader import Batch, Loader, Sampler, mixed_seed
 from fvae.training.optimization import average_decay, parameter_groups, rate_weight, warmup
+from fvae.training.signals import deferred_signals
 
 STATISTICS = 2000  # samples that evaluation's statistics are taken from
-PATIENCE = 50  # non-finite steps in a row before training stops
+NON_FINITE = 50  # non-finite steps in a row before training stops
+AGREEMENT = 10  # steps between those at which several processes agree on whether to go on
 Row = dict[str, float]
+
+
+class Best(NamedTuple):
+    """The averaged weights that were best on the held-out samples so far, their step and their bound."""
+
+    weights: dict[str, torch.Tensor]  # in the CPU's memory
+    step: int
+    bound: float
 
 
 class Callback:
@@ -46,6 +56,9 @@ class Callback:
 
     def on_evaluation(self, trainer: "Trainer", row: Row) -> None:
         """After each evaluation; ``row`` holds its figures."""
+
+    def on_checkpoint(self, trainer: "Trainer") -> None:
+        """Between evaluations, where it is time for a checkpoint or the training is interrupted."""
 
     def on_end(self, trainer: "Trainer") -> None:
         """After the last step, or an error."""
@@ -61,46 +74,71 @@ class Trainer:
     def __init__(self, fabric: Fabric, model: LatentModel, data: Samples, test: Samples, settings: TrainSettings):
         self.fabric, self.model, self.data, self.test, self.settings = fabric, model, data, test, settings
         self.module = fabric.setup_module(compiled(model) if settings.compile else model)
-        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(parameter_groups(model, settings.lr, settings.weight_decay), fused=True)
         self.schedule = AggressiveSchedule(model, settings.aggressive)
         self.unit = model.modality.unit
         self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
+        self.best: Best | None = None
+        self.changed: list[str] = []  # the settings that differ from those before it was resumed, in words
         self.losses: list[torch.Tensor] = []
         self.norm, self.skipped, self.skipped_in_a_row = torch.zeros(3, device=fabric.device)
 
     def train(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Train to the end of the budget; evaluate every ``eval_interval`` steps and at the end."""
+        """Train to the end of the budget or of patience; evaluate every ``eval_interval`` steps and at the end.
+
+        SIGINT and SIGTERM take effect at the end of a step, after a checkpoint.
+        """
         s, fabric = self.settings, self.fabric
         callbacks = callbacks if fabric.is_global_zero else ()
         sampler = Sampler(len(self.data), s.batch_size, s.seed, fabric.global_rank, fabric.world_size)
         loader = Loader(self.data, self.model.modality, sampler, s.accumulate, fabric.device.type == "cuda")
-        self.began = time.monotonic() - self.seconds
+        self.first, self.began = self.step, time.monotonic() - self.seconds
+        self.next_checkpoint = time.monotonic() + 60 * min(1.0, s.checkpoint_minutes)
         self.model.train()
         for callback in callbacks:
             callback.on_start(self)
-        try:
-            for parts in loader.since(self.step) if not self.finished() else ():
-                self.training_step([fabric.to_device(part) for part in parts])
-                for callback in callbacks:
-                    callback.on_step(self)
-                ended = self.finished()
-                if self.step % s.eval_interval == 0 or ended:
+        with deferred_signals() as received:
+            try:
+                _, over, _ = self.agreed(received)
+                ended = over or self.finished()
+                if ended and not self.rows:  # of a training that was interrupted before its first evaluation
                     self.evaluate(callbacks)
-                if ended:
-                    break
-        finally:
-            self.schedule.restore()
-            for callback in callbacks:
-                callback.on_end(self)
+                for parts in loader.since(self.step) if not ended else ():
+                    self.training_step([fabric.to_device(part) for part in parts])
+                    for callback in callbacks:
+                        callback.on_step(self)
+                    interrupted, over, due = self.agreed(received)
+                    if over or self.finished() or self.step % s.eval_interval == 0:
+                        self.evaluate(callbacks)
+                    elif interrupted or due:
+                        self.checkpoint(callbacks)
+                    if interrupted or over or self.finished():
+                        break
+            finally:
+                self.schedule.restore()
+                for callback in callbacks:
+                    callback.on_end(self)
 
     def finished(self) -> bool:
-        """Whether the budget of steps or minutes is used up: the same in every process."""
-        self.seconds = time.monotonic() - self.began
-        over = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
-        if self.settings.minutes is not None and self.fabric.world_size > 1:
-            over = self.fabric.broadcast(over)
-        return over or (self.settings.max_steps is not None and self.step >= self.settings.max_steps)
+        """Whether the steps are used up, or the last ``patience`` evaluations were no better than one before."""
+        s, best = self.settings, self.best
+        if s.patience and best and sum(row["step"] > best.step for row in self.rows) >= s.patience:
+            return True
+        return s.max_steps is not None and self.step >= s.max_steps
+
+    def agreed(self, received: list[int]) -> list[bool]:
+        """Whether a signal was received, the minutes are used up, and a checkpoint is due: in any of the processes."""
+        now, minutes = time.monotonic(), self.settings.minutes
+        self.seconds = now - self.began
+        over = minutes is not None and self.seconds >= 60 * minutes
+        found = [bool(received), over, now >= self.next_checkpoint]
+        if self.fabric.world_size == 1:
+            return found
+        if (self.step - self.first) % AGREEMENT:
+            return [False, False, False]
+        flags = torch.tensor(found, dtype=torch.int32, device=self.fabric.device)
+        return [bool(flag) for flag in cast(torch.Tensor, self.fabric.all_reduce(flags, reduce_op="max"))]
 
     def training_step(self, parts: Sequence[Batch]) -> None:
         """One optimizer step on a batch, whose gradient is accumulated over its parts."""
@@ -152,33 +190,74 @@ class Trainer:
         self.losses[-1] = torch.where(bad > 0, math.nan, self.losses[-1])
         self.skipped += bad
         self.skipped_in_a_row.add_(1).mul_(bad)
-        if self.step % PATIENCE == 0 and self.skipped_in_a_row >= PATIENCE:
-            text = f"training stopped at step {self.step}: {PATIENCE} steps in a row had no finite gradient"
+        if self.step % NON_FINITE == 0 and self.skipped_in_a_row >= NON_FINITE:
+            text = f"training stopped at step {self.step}: {NON_FINITE} steps in a row had no finite gradient"
             raise InputError(f"{text}; try less than {self.settings.lr:g}, or a longer warmup", "lr")
         with torch.no_grad():
             d = average_decay(self.settings.ema, self.step)
             get_ema_multi_avg_fn(d)(list(self.average.parameters()), list(self.model.parameters()), None)
 
     def evaluate(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Evaluate the averaged weights on held-out data; adds a row of figures to ``rows``."""
+        """Evaluate the averaged weights on held-out data; adds a row of figures to ``rows``, and keeps the best."""
+        self.fit_statistics()
+        self.average_losses()
+        loss = float(torch.stack(self.losses).nanmean()) if self.losses else math.nan
+        self.losses.clear()
+        row = self.fabric.broadcast(self.figures(loss) if self.fabric.is_global_zero else {})
+        best = self.keep_best(self.average, self.step, row[f"test_{self.unit.key}"])
+        row |= {"best_step": best.step, f"best_{self.unit.key}": best.bound}
+        self.rows.append(row)
+        for callback in callbacks:
+            callback.on_evaluation(self, row)
+        self.checkpointed()
+
+    def checkpoint(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Let the training be kept between evaluations; before the first one its averaged weights can be used, too."""
+        if not self.rows:
+            self.fit_statistics()
+        self.average_losses()
+        for callback in callbacks:
+            callback.on_checkpoint(self)
+        self.checkpointed()
+
+    def checkpointed(self) -> None:
+        self.fabric.barrier()
+        self.next_checkpoint = time.monotonic() + 60 * self.settings.checkpoint_minutes
+
+    def fit_statistics(self) -> None:
+        """Set the statistics that the averaged weights are evaluated with."""
         n = min(len(self.data), STATISTICS)
         parts = math.ceil(n / 512)  # of equal size, so that each counts alike
         fit_statistics(self.average, batches(self.average, self.data.spread(n - n % parts), n // parts))
-        loss = torch.stack(self.losses).nanmean() if self.losses else torch.tensor(math.nan)
-        loss = cast(torch.Tensor, self.fabric.all_reduce(loss.to(self.fabric.device), reduce_op="mean"))
-        self.losses.clear()
-        if self.fabric.is_global_zero:
-            self.rows.append(row := self.figures(float(loss)))
-            for callback in callbacks:
-                callback.on_evaluation(self, row)
-        self.fabric.barrier()
+
+    def average_losses(self) -> None:
+        """Average the losses since the last evaluation, step by step, over the processes."""
+        if self.losses:
+            losses = self.fabric.all_reduce(torch.stack(self.losses), reduce_op="mean")
+            self.losses = list(cast(torch.Tensor, losses))
+
+    def keep_best(self, model: LatentModel, step: int, bound: float) -> Best:
+        """The best so far, with a model's weights if these are it."""
+        if self.best is None or bound < self.best.bound or math.isnan(self.best.bound):
+            weights = {name: w.to("cpu", copy=True) for name, w in model.state_dict().items()}
+            self.best = Best(weights, step, bound)
+        return self.best
+
+    def resume_best(self, model: LatentModel) -> None:
+        """Resume with the weights that were best, evaluated anew, since other samples may be held out now."""
+        step = int(self.rows[-1]["step"]) if model.step is None else model.step
+        self.keep_best(model, step, self.held_out(model)[self.unit.key])
+
+    def held_out(self, model: LatentModel) -> dict[str, Any]:
+        """The bounds of a model on the held-out samples that evaluations take."""
+        return summary(model, bounds(model, self.test.spread(self.settings.eval_samples), allow_nan=True), 1)
 
     def figures(self, loss: float) -> Row:
         """The figures of the averaged weights, with the average ``loss`` of training since the last evaluation."""
-        model, unit, interval = self.average.eval(), self.unit, self.settings.eval_interval
-        test = self.test.spread(self.settings.eval_samples)
-        found = summary(model, bounds(model, test, allow_nan=True), 1)
+        model, unit, interval = self.average, self.unit, self.settings.eval_interval
+        found = self.held_out(model)
         if self.schedule.due(interval) and self.step % interval == 0:
+            test = self.test.spread(self.settings.eval_samples)
             self.schedule.evaluated(latent_information(self.model.eval(), test).mutual_information)
             self.model.train()
         metrics: dict[str, Any] = {}
@@ -208,6 +287,7 @@ class Trainer:
             "step": self.step,
             "seconds": time.monotonic() - self.began,
             "skipped": [float(self.skipped), float(self.skipped_in_a_row)],
+            "losses": torch.stack(self.losses) if self.losses else torch.empty(0),
             "rows": self.rows,
         }
 
@@ -215,10 +295,13 @@ class Trainer:
         """Resume from a ``state``."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]  # as today's settings have them
+        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         self.schedule.state, self.step, self.seconds = state["schedule"], state["step"], state["seconds"]
         self.skipped, self.skipped_in_a_row = torch.tensor(state["skipped"], device=self.fabric.device)
-        self.rows = state["rows"]
+        self.losses = list(state.get("losses", ()))
+        step, best, bound = "best_step", f"best_{self.unit.key}", f"test_{self.unit.key}"  # before 0.2 the last
+        self.rows = [r | {step: r.get(step, r["step"]), best: r.get(best, r[bound])} for r in state["rows"]]
 
 
 def compiled(model: nn.Module) -> Any:

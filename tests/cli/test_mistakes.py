@@ -78,7 +78,7 @@ MISTAKES = {
     "train --out none --resume": "--resume: none holds no run to resume; name a recipe to begin one",
     "train --out run --resume --model.flow.depth 2": "--model.flow.depth: run was trained with 1 and cannot be",
     "train --out run --resume --data images": "--resume: run/checkpoints/last.ckpt was trained on other data than",
-    "train --out run --resume --train.seed 1": "--train.seed: run was trained with 0 and cannot be resumed with 1;",
+    "train --out run --resume --train.seed 1": "--train.seed: run was trained with 0 and cannot be resumed with 1,",
     "train glow --out run --resume": "run/config.yaml: is of recipe f_vae, the command says glow",
     "train --out cut_checkpoint --resume --train.steps 6": "cut_checkpoint/checkpoints/last.ckpt: damaged, or not a",
     "train --out rows --resume --data digits": "rows/checkpoints/last.ckpt: has an unexpected",
@@ -162,7 +162,7 @@ MISTAKES = {
     "compare run no_metrics --out OUT/c": "no_metrics: has no metrics.csv; a run has it from its first evaluation on",
     "compare run bad_metrics --out OUT/c": "bad_metrics/metrics.csv: expected numbers under step, seconds,",
     "compare run other_shape --out OUT/c": "expected runs with images of one shape, found run (8, 8, 1), other_shape",
-    "demo --out run": "flow.levels: run was trained with 1 and cannot be resumed with 2; use another folder",
+    "demo --out run": "flow.levels: run was trained with 1 and cannot be resumed with 2, since its weights are",
     "demo --minutes 0 --out OUT/d": "--minutes: expected a number above 0, found 0",
 }
 

@@ -122,7 +122,7 @@ def test_too_little_memory_is_one_line(fvae, monkeypatch, error):
 def test_training_prints_little_and_nothing_of_its_libraries(home, tmp_path):
     found = process("train", "--config", home / "run/config.yaml", "--out", tmp_path / "r")
     assert found.returncode == 0
-    assert found.stdout.startswith(f"{tmp_path / 'r'}: step 4, held-out ")
+    assert found.stdout.startswith(f"{tmp_path / 'r'}: step 4, best held-out ")
     assert [line.split()[0] for line in found.stderr.splitlines()] == ["training", "step", "step", f"{tmp_path / 'r'}:"]
     assert "r: worse than uniform bins (4.0000 bits/dim): perhaps 4 steps are too few" in found.stderr
 

@@ -67,4 +67,4 @@ def test_commands_have_known_arguments(line, tmp_path, monkeypatch, capsys):
 def test_every_command_and_recipe_is_named():
     named = {line.split()[1] for line in SHELL}
     assert all(f"`{name}`" in README for name in RECIPES)
-    assert COMMANDS.keys() - named <= {"convert", "decode", "demo"}  # in the text, and behind make demo
+    assert COMMANDS.keys() - named <= {"convert", "decode", "demo", "export"}  # in the text, and behind make demo

@@ -109,6 +109,13 @@ def test_a_run_is_resumed_to_a_new_end_which_it_remembers(fvae, copy, run):
     assert len(list((folder / "samples").glob("*.png"))) == 3
 
 
+def test_what_changes_when_a_run_is_resumed_is_said(fvae, copy):
+    copy("run")
+    found = fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6, "--train.lr", 3e-4)
+    assert "resumed with train.steps 6 (was 4), train.lr 0.0003 (was 0.001)\n" in found.err
+    assert found.status == 0 and "step 6, best held-out " in found.out
+
+
 def test_a_run_of_an_older_version_is_resumed(fvae, copy):
     """Settings that its config.yaml doesn't know yet are the defaults, and names of before are read."""
     folder = copy("classes")

@@ -25,7 +25,7 @@ def test_recipes_are_listed(fvae):
     assert [line.split()[0] for line in fvae("recipes").out.splitlines()] == list(RECIPES)
 
 
-def test_evaluate_and_score_agree(fvae, tmp_path):
+def test_evaluate_and_score_agree(fvae, home, tmp_path):
     found = fvae("evaluate", "run", "--json", "OUT/e.json")
     assert found.status == 0 and found.err == ""
     e = json.loads((tmp_path / "e.json").read_text())
@@ -33,6 +33,8 @@ def test_evaluate_and_score_agree(fvae, tmp_path):
     assert e["nats"] == pytest.approx(e["rate"] + e["distortion"])
     assert e["bits_per_dim"] == pytest.approx(e["nats"] / 64 / np.log(2))
     assert f"{e['bits_per_dim']:.4f}" in found.out
+    best = table(home / "run/metrics.csv")[-1]["best_step"]
+    assert str(e["step"]) == best and f"weights     of step {best}, chosen on held-out samples\n" in found.out
     assert fvae("score", "run", "--out", "OUT/s.csv").status == 0
     rows = table(tmp_path / "s.csv")
     assert len({row["name"] for row in rows}) == len(rows) == 95
@@ -142,6 +144,22 @@ def test_two_files_are_all_that_is_needed_to_use_a_model(fvae, words):
 
 
 # Tables
+
+
+@pytest.mark.parametrize("run", ["run", "text"])
+def test_an_exported_run_is_used_as_before(fvae, home, tmp_path, run):
+    """Without its checkpoints, settings and figures; into a new folder only."""
+    found = fvae("export", run, "--out", "OUT/small")
+    names = ["config.json", "model.safetensors", *(["tokenizer.json"] if run == "text" else [])]
+    assert found.status == 0 and found.out.startswith(f"{tmp_path / 'small'}: {', '.join(names)} (")
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "small" / name).read_bytes() == (home / run / name).read_bytes()
+    assert (
+        fvae("sample", tmp_path / "small", "--n", 2, "--out", "OUT/s.txt" if run == "text" else "OUT/s.png").status == 0
+    )
+    found = fvae("export", run, "--out", "OUT/small")
+    assert found.status == 2 and f"--out: {tmp_path / 'small'}: expected a new folder" in found.err
 
 
 def test_evaluate_and_score_of_rows_are_in_nats(fvae, home, tmp_path):

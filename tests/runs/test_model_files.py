@@ -87,7 +87,7 @@ def test_missing_files_are_named(folder, tmp_path):
     with pytest.raises(InputError, match="nowhere: no such run folder"):
         load(tmp_path / "nowhere")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model.safetensors: no such file; a run has it from its first evaluation on"):
+    with pytest.raises(InputError, match=r"model.safetensors: no such file; a run has it from its first checkpoint on"):
         load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"run: expected a run folder with a config.json"):

@@ -62,7 +62,7 @@ def test_killed_again_and_again_ends_with_the_same_weights(undisturbed, tmp_path
     """
     rng, killed, in_training, runs = random.Random(0), 0, 0, [tmp_path / "killed_0"]
     while killed < 10:
-        argv = program(*command(runs[-1], "--resume"))
+        argv = program(*command(runs[-1], "--resume", "--train.checkpoint_minutes", "0.0005"))  # of 30 ms
         child = subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 120
         checkpoint, before = runs[-1] / CHECKPOINT, time.time()
@@ -129,6 +129,24 @@ def test_two_processes_agree_with_one(undisturbed, tmp_path, reversible):
     one, two = weights(undisturbed), weights(run)
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.slow
+def test_two_processes_are_terminated_and_resumed_bit_equal(tmp_path):
+    """The signal reaches the first process only, which tells the other; between two evaluations."""
+    seldom = ["--train.eval_interval", "1000", "--train.steps", "200", *TWO_PROCESSES]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert process(*command(whole, *seldom)).returncode == 0
+    argv = program(*command(run, *seldom, "--train.checkpoint_minutes", "0.0005"))
+    with subprocess.Popen(argv, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as child:
+        until = time.monotonic() + 120
+        while not (run / CHECKPOINT).exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 143, child.stderr.read()
+    assert torch.load(run / CHECKPOINT, weights_only=True)["step"] < 200
+    assert process(*command(run, *seldom, "--resume")).returncode == 0
+    assert_equal(weights(whole), weights(run))
 
 
 @pytest.mark.slow
