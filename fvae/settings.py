@@ -54,11 +54,11 @@ class TrainSettings(Settings):
     """optimizer steps in all (default: 2000 where no minutes are given)"""
     minutes: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     """time in all, evaluations and a resumed run's earlier sessions included; with steps: whichever ends first"""
-    batch_size: Count = 32
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """samples a step, over all devices together"""
     accumulate: Count = 1
     """parts that each batch is computed in, one after the other, with the same gradient: saves memory"""
-    lr: Positive = 1e-3
+    lr: float = Field(default=1e-3, gt=0, le=10)
     """AdamW's learning rate after the warm-up"""
     warmup: Natural = 100
     """steps over which the learning rate rises to its value"""
