@@ -261,7 +261,7 @@ def list_table(name: str, table: Any) -> list[Item]:
 
 
 def items_of(name: str, read: Callable[[int], Image.Image], content: Any, n: int, labels: Any) -> list[Item]:
-    """n items by index; a source that marks some labels as unknown (None or -1) has none."""
-    known = labels is not None and all(v is not None and v >= 0 for v in labels)
+    """n items by index; a source with labels that are unknown (None, -1) or beyond int64 has none."""
+    known = labels is not None and all(v is not None and 0 <= v < 2**63 for v in labels)
     numbers = map(int, labels) if known else [None] * n
     return [Item(f"{name}[{i}]", partial(read, i), k, content=partial(content, i)) for i, k in enumerate(numbers)]
