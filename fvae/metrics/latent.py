@@ -90,10 +90,10 @@ def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int
     log_q = log_normal(e) + total(log_derivative)
     mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
-    constant = (mean.square() * weight + 2 * log_std + LOG_2PI).sum(-1)
-    log_mixture = [  # of each z under all posteriors: the square of the difference as two products
-        torch.logsumexp(-0.5 * (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + constant), 1)
-        for rows in z.split(batch_size)
-    ]
-    below = (log_q - torch.cat(log_mixture)).clamp(max=0)  # by the definition, and by rounding nearly
-    return float(below.mean()) + math.log(len(z))
+    square, constant = (mean.square() * weight).sum(-1), (2 * log_std + LOG_2PI).sum(-1)
+    log_mixture = []  # of each z under all posteriors: the square of the difference as two products
+    for rows in z.split(batch_size):
+        distance = (rows.square() @ weight.T - 2 * rows @ (mean * weight).T + square).clamp(min=0)
+        log_mixture.append(torch.logsumexp(-0.5 * (distance + constant), 1))
+    below = (log_q - torch.cat(log_mixture)).clamp(max=0)  # these limits hold but for rounding, far from the data
+    return max(0.0, float(below.mean()) + math.log(len(z)))

@@ -132,3 +132,10 @@ def test_only_gaussian_posteriors_have_figures_of_their_latent():
     assert not has_gaussian_posterior(flow, rows)
     with pytest.raises(ValueError, match="model: expected a Gaussian posterior"):
         latent_information(flow, rows)
+
+
+def test_mutual_information_is_within_its_limits_far_from_the_origin():
+    """Whatever rounding leaves of differences between means of any size."""
+    mean = 10.0 ** torch.arange(12, dtype=torch.float64)[:, None].repeat(1, 3) * torch.tensor([1.0, -1.0, 1e20])
+    found = mutual_information(mean, torch.zeros_like(mean), mean + torch.randn_like(mean))
+    assert 0 <= found <= math.log(12)
