@@ -14,6 +14,7 @@ import torch
 
 from fvae.conditioners import BatchNorm
 from fvae.data import Modality, Samples, from_memory, hold_out, load_data
+from fvae.data.files import argument_named
 from fvae.errors import InputError
 from fvae.flows.fused import set_reversible
 from fvae.flows.fused.steps import all_steps
@@ -21,7 +22,7 @@ from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
 from fvae.runs import save
 from fvae.runs.config import description, write_config
-from fvae.runs.folder import check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
+from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
 from fvae.runs.model import check_savable
 from fvae.schema import checked
 from fvae.settings import DataSettings, TrainSettings
@@ -100,7 +101,8 @@ def fit(
         set_reversible(model, settings.reversible)
         trainer = Trainer(fabric, model, train, test, settings)
         if state is not None:
-            trainer.load_state(state)
+            with argument_named("", str(run / CHECKPOINT if run else "")):
+                trainer.load_state(state)
         if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
             train.modality.save(run)
             write_config(run, content)
