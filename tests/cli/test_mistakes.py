@@ -159,7 +159,7 @@ MISTAKES = {
     "decode run codes.txt --out OUT/d": "codes.txt: not valid NPZ (not a zip archive)",
     "decode run narrow.npz --out OUT/d": "narrow.npz: expected codes (N, 64) of floats for run, found (3, 5) of",
     "decode run nan.npz --out OUT/d": "nan.npz: expected finite codes of 32 bits, found NaN, infinity or larger ones",
-    "compare run no_metrics --out OUT/c": "no_metrics/metrics.csv: no such file; a run has it from its first evaluation on",
+    "compare run no_metrics --out OUT/c": "no_metrics/metrics.csv: no such file; a run has it",
     "compare run bad_metrics --out OUT/c": "bad_metrics/metrics.csv: expected numbers under step, seconds,",
     "compare run other_shape --out OUT/c": "expected runs with images of one shape, found run (8, 8, 1), other_shape",
     "demo --out run": "flow.levels: run was trained with 1 and cannot be resumed with 2; use another folder",
