@@ -48,9 +48,19 @@ def need_file(path: Path, argument: str = "out") -> None:
     """Refuse a name that no file can be written to, before the work is done; raises ``InputError``."""
     if path.is_dir():
         raise InputError(f"{path}: expected a file's name, found a folder", argument)
-    if path.name in RUN_FILES and path.exists():
+    real = path.resolve()
+    preview = real.parent.name == "samples" and (real.parent.parent / "config.yaml").exists()
+    if real.exists() and (real.name in RUN_FILES or preview):
         raise InputError(f"{path}: belongs to a run; use another name", argument)
     need_folder(path.parent, argument, path)
+
+
+def need_no_links(run: Path) -> None:
+    """Refuse a run folder whose files are links, through which others would be written; raises ``InputError``."""
+    names = (*RUN_FILES, "samples", "tensorboard", "checkpoints", "checkpoints/last.ckpt")
+    for path in (*(run / name for name in names), *(run / "samples").glob("*")):
+        if path.is_symlink():
+            raise InputError(f"{path}: expected a file or folder of the run, found a symbolic link", "run")
 
 
 def need_folder(path: Path, argument: str = "out", named: Path | None = None) -> None:

@@ -1,5 +1,6 @@
 """Typed settings: the schema that Python, YAML files and flags are checked with, and what it says of mistakes."""
 
+import reprlib
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_serializer, model_validator
@@ -114,7 +115,17 @@ def refusal(error: ValidationError, schema: type[BaseModel], lax: bool = False) 
         known = list(schema.model_fields) if len(path) == 1 else []
         near = did_you_mean(path[0], known).strip()
         text = "no such setting" + (f"; {near}" if near else f"; the settings are {', '.join(known)}" if known else "")
+    elif first["type"] == "missing":
+        text = "expected a value, found none"
     elif "found" not in text:
         found = first["input"]
-        text += f", found {found:.60}" if lax and found and isinstance(found, str) else f", found {found!r:.60}"
+        text += f", found {found:.60}" if lax and found and isinstance(found, str) else f", found {shown(found)}"
     return InputError(text[:1].lower() + text[1:], ".".join(path))
+
+
+def shown(value: Any) -> str:
+    """A value of any size and depth in a few words."""
+    try:
+        return f"{reprlib.repr(value):.60}"
+    except ValueError:  # of an integer of thousands of digits
+        return type(value).__name__

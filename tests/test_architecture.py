@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fvae"
 
 # From the ground up: each module or package may import those before it.
 ORDER = [
-    *("errors", "tokens", "schema", "settings", "files", "precision", "density", "transforms"),
+    *("errors", "tokens", "schema", "documents", "settings", "files", "precision", "density", "transforms"),
     "data",
     "networks",
     *("conditioners", "flows", "decoders"),
@@ -25,7 +25,7 @@ ORDER = [
 ]
 ONLY = {  # packages that import less than their place allows
     "networks": {"tokens"},  # networks know no probability
-    "data": {"errors", "tokens", "schema", "settings", "files", "density"},
+    "data": {"errors", "tokens", "schema", "documents", "settings", "files", "density"},
     "conditioners": {"precision", "transforms", "density"},
     "model": {"density", "transforms", "data", "conditioners", "flows", "errors"},  # and no concrete part
 }

@@ -1,17 +1,29 @@
 """``fvae decode``: codes back to data."""
 
 import math
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import InstanceOf
 
 from fvae.cli.parser import Parser, path
 from fvae.cli.run_data import load_model, need_latent
 from fvae.data import Samples
-from fvae.data.files import argument_named, reading
+from fvae.data.files import argument_named
+from fvae.documents import Document, Format, read_document
 from fvae.errors import InputError
 from fvae.metrics import check_labels
+
+
+class Codes(Document):
+    """What fvae encode writes."""
+
+    codes: InstanceOf[np.ndarray]
+    labels: InstanceOf[np.ndarray] | None = None
+    names: InstanceOf[np.ndarray] | None = None
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -24,15 +36,16 @@ def run(parser: Parser, argv: list[str]) -> None:
     model = load_model(args["run"])
     need_latent(model, args["run"])
     model.modality.check_out(out)
+    missing = "no such file; expected an .npz, as fvae encode writes it"
+    content = read_document(codes, Codes, Format("NPZ", parse_npz, math.inf), missing)
+    e, labels, dims = content.codes, content.labels, math.prod(model.latent)
     with argument_named("", str(codes)):
-        e, labels = read_codes(codes)
-        dims = math.prod(model.latent)
         if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
             raise InputError(f"expected codes (N, {dims}) of floats for {args['run']}, found {e.shape} of {e.dtype}")
         with np.errstate(over="ignore"):
             e = e.astype(np.float32)
         if not np.isfinite(e).all():
-            raise InputError("expected finite codes, found NaN or infinity")
+            raise InputError("expected finite codes of 32 bits, found NaN, infinity or larger ones")
         if model.classes and (labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu"):
             found = "none" if labels is None else f"{labels.dtype} {labels.shape}"
             raise InputError(f"expected `labels` ({len(e)},), with which {args['run']} was trained, found {found}")
@@ -44,10 +57,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     print(f"{out}: {len(e)} {model.modality.noun}")
 
 
-def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The arrays ``codes`` and, where there are, ``labels`` of an .npz; raises ``InputError``."""
-    if not path.is_file():
-        raise InputError("no such file; expected an .npz, as fvae encode writes it")
-    expected = "an .npz with an array `codes` of numbers, as fvae encode writes it"
-    with reading(expected), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return arrays["codes"], arrays.get("labels")
+def parse_npz(path: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)

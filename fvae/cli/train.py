@@ -14,12 +14,12 @@ from fvae.cli.memory import keep_freed_memory
 from fvae.cli.model_flags import add_model_flags, merged, old_settings
 from fvae.cli.parser import Parser, table
 from fvae.cli.training_log import TrainingLog
-from fvae.data import TOKENIZER_FILE, Text, Tokenizer, load_data, modality_of
+from fvae.data import TOKENIZER_FILE, Modality, Text, Tokenizer, load_data, modality_of
 from fvae.errors import InputError, did_you_mean
 from fvae.files import need_folder
 from fvae.recipes import RECIPES
 from fvae.runs.config import read_config
-from fvae.runs.model import read_model_config
+from fvae.runs.model import build, read_model_config
 from fvae.runs.renamed import MODEL, renamed
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, OLD_TRAIN, DataSettings, TrainSettings, with_new_names
@@ -169,11 +169,10 @@ def values_of(argv: list[str], *flags: str) -> list[str]:
     return [value for value in first.parse_known_args(argv)[0].values if value is not None]
 
 
-def text_of_run(out: Path, max_length: int) -> Text | None:
+def text_of_run(out: Path, max_length: int) -> Modality | None:
     """The text of a run to resume, which before its first evaluation has no model to compare its tokenizer with."""
     if (out / "config.json").exists():
-        config = read_model_config(out)
-        return Text(tuple(config["shape"])).load(config, out)
+        return build(out).modality
     if not (out / TOKENIZER_FILE).exists():
         return None
     known = Tokenizer.load(out / TOKENIZER_FILE, max_length)

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 
 def open_image(file: Path | io.BytesIO) -> Image.Image:
     """The first frame of an image file, upright, as L or RGB."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # a pipe or a device may have no end
+        raise ValueError("not a regular file")
     with Image.open(file) as image:
         image.load()
         with contextlib.suppress(Exception):  # a broken tag is no reason to lose the image

@@ -57,6 +57,9 @@ def load_data(data: DataSettings, part: str = "train", like: Modality | None = N
     with argument_named("source", data.source):
         if is_path(data.source) and not os.path.exists(local_path(data.source)):
             raise InputError("no such file or folder")
+        path = local_path(data.source)
+        if path.exists() and not path.is_dir() and not path.is_file():  # a pipe or a device may have no end
+            raise InputError("expected a file or a folder, found a pipe, a socket or a device")
         if like and type(like) not in (modality, Modality):
             raise InputError(f"expected {like.noun} as the model has, found {modality.noun}")
         check_settings(data, modality)

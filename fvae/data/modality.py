@@ -14,10 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fvae.documents import Document, UniqueNames, check_document
 from fvae.errors import InputError
 from fvae.files import need_file, write_arrays
 
 Shape = tuple[int, ...]
+
+
+class DataConfig(Document):
+    """What ``config.json`` keeps of a model's data."""
+
+    labels: UniqueNames = []
 
 
 class Unit(NamedTuple):
@@ -228,7 +235,7 @@ class Modality:
 
     def load(self, config: dict[str, Any], folder: Path) -> "Modality":
         """This modality with what a saved model keeps; raises ``InputError``."""
-        return replace(self, classes=config.get("labels", ()))
+        return replace(self, classes=check_document(folder / "config.json", DataConfig, config).labels)
 
     # Remarks, a line each
 

@@ -11,14 +11,21 @@ import numpy as np
 import torch
 
 from fvae.data.files import local_path, read_npz, reading
-from fvae.data.modality import Modality
+from fvae.data.modality import DataConfig, Modality
 from fvae.data.pictures import save_scatter
 from fvae.data.samples import Samples, digests, first_names, numbered, part_of
+from fvae.documents import UniqueNames, check_document
 from fvae.errors import InputError
 from fvae.files import write_csv
 from fvae.settings import DataSettings
 
 LABELS = ("label", "labels", "class")
+
+
+class TableConfig(DataConfig):
+    """What ``config.json`` keeps of a table."""
+
+    columns: UniqueNames = []
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,11 @@ class Table(Modality):
         return {**super().config, **({"columns": list(self.columns)} if self.columns else {})}
 
     def load(self, config: dict[str, Any], folder: Path) -> "Table":
-        return replace(self, classes=config.get("labels", ()), columns=config.get("columns", ()))
+        kept = check_document(folder / "config.json", TableConfig, config)
+        if len(kept.columns) not in (0, self.shape[0]):
+            found = f"columns: expected {self.shape[0]} names, found {len(kept.columns)}"
+            raise InputError(f"{folder}/config.json: {found}")
+        return replace(self, classes=kept.labels, columns=kept.columns)
 
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Warn of columns on which a density has no upper limit."""

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fvae.data.files import argument_named, local_path, reading
-from fvae.data.modality import Modality
+from fvae.data.modality import DataConfig, Modality
 from fvae.data.samples import Samples, held_out, numbered, part_of
 from fvae.data.tokenizer import TOKENIZER_FILE, Tokenizer
+from fvae.documents import check_document
 from fvae.errors import InputError
 from fvae.files import write_text
 from fvae.schema import Count, NonNegative, Settings, checked
@@ -44,6 +45,13 @@ class Generation(Settings):
 
 
 GREEDY = Generation(token_temperature=0.0)
+
+
+class TextConfig(DataConfig):
+    """What ``config.json`` keeps of text."""
+
+    vocabulary: str | None = None
+    """the digest of the tokenizer"""
 
 
 @dataclass(frozen=True)
@@ -185,12 +193,13 @@ class Text(Modality):
 
     def load(self, config: dict[str, Any], folder: Path) -> "Text":
         """With the tokenizer that the model was trained with; raises ``InputError`` for another."""
-        labelled = replace(self, classes=config.get("labels", ()))
-        if "vocabulary" not in config:
+        kept = check_document(folder / "config.json", TextConfig, config)
+        labelled = replace(self, classes=kept.labels)
+        if kept.vocabulary is None:
             return labelled
         path = folder / TOKENIZER_FILE
         tokenizer, size = Tokenizer.load(path, self.shape[0] - 1), self.shape[1]
-        if tokenizer.digest != config["vocabulary"]:
+        if tokenizer.digest != kept.vocabulary or tokenizer.shape[1] != size:
             found = "as many others" if tokenizer.shape[1] == size else f"{tokenizer.shape[1]:,}"
             raise InputError(f"{path}: not the tokenizer of {folder}: expected its {size:,} tokens, found {found}")
         return replace(labelled, tokenizer=tokenizer)

@@ -5,12 +5,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fvae.data.files import argument_named, reading
+from fvae.documents import JSON, Document, read_document
 from fvae.errors import InputError
+from fvae.schema import Natural
 from fvae.tokens import EOS, PAD, SPECIAL_TOKENS, UNK
 
 if TYPE_CHECKING:
@@ -18,6 +21,44 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 LONG_WORD = {"word": r"\S{101,}", "bpe": r"\w{101,}|[^\w\s]{101,}", "character": "(?!)"}  # which none is learned from
+Kind = Literal["word", "character", "bpe"]
+
+
+class TokenModel(Document, extra="ignore"):
+    """The tokens by their numbers and, of byte pairs, the merges."""
+
+    type: Literal["WordLevel", "BPE"]
+    vocab: dict[str, Natural]
+    merges: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
+
+
+class TokenizerFile(Document, extra="ignore"):
+    """The content of tokenizer.json, as far as it has an effect."""
+
+    truncation: None = None
+    padding: None = None
+    normalizer: None = None
+    post_processor: None = None
+    pre_tokenizer: dict[str, Any]
+    model: TokenModel
+
+
+def make_backend(kind: Kind, **model: Any) -> "tokenizers.Tokenizer":
+    """A tokenizer of one of the kinds, with a model of these tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    if kind == "bpe":
+        backend = Tokenizer(models.BPE(**model))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        return backend
+    backend = Tokenizer(models.WordLevel(**model, unk_token=SPECIAL_TOKENS[UNK]))
+    if kind == "word":
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        backend.decoder = decoders.Fuse()
+    return backend
 
 
 class Tokenizer:
@@ -27,16 +68,14 @@ class Tokenizer:
         self.backend, self.max_length = backend, max_length
 
     @classmethod
-    def train(
-        cls, lines: Sequence[str], kind: Literal["word", "character", "bpe"], vocabulary_size: int, max_length: int
-    ) -> "Tokenizer":
+    def train(cls, lines: Sequence[str], kind: Kind, vocabulary_size: int, max_length: int) -> "Tokenizer":
         """The most frequent words between spaces, the most frequent characters, or byte pairs (Sennrich et al., 2016)
         of these lines.
 
         Words of more than 100 characters are left out. ``vocabulary_size`` counts the special tokens; byte pairs need
         260 at least, since all bytes are tokens.
         """
-        from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+        from tokenizers import trainers
 
         options: dict[str, Any] = {
             "vocab_size": vocabulary_size,
@@ -44,18 +83,12 @@ class Tokenizer:
             "show_progress": False,
         }
         if kind == "bpe":
-            backend = Tokenizer(models.BPE())
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
-            trainer: Any = trainers.BpeTrainer(**options, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+            from tokenizers.pre_tokenizers import ByteLevel
+
+            trainer: Any = trainers.BpeTrainer(**options, initial_alphabet=ByteLevel.alphabet())
         else:
-            backend = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS[UNK]))
             trainer = trainers.WordLevelTrainer(**options)
-            if kind == "word":
-                backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-            else:
-                backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-                backend.decoder = decoders.Fuse()
+        backend = make_backend(kind)
         # Special tokens in the text, as PTB's <unk>, must not get a second number.
         left_out = re.compile("|".join([*SPECIAL_TOKENS, LONG_WORD[kind]]))
         backend.train_from_iterator((left_out.sub(" ", line) for line in lines), trainer)
@@ -63,16 +96,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path, max_length: int) -> "Tokenizer":
-        """The tokenizer of a file with the content of ``json``; raises ``InputError``."""
-        from tokenizers import Tokenizer
+        """The tokenizer of a file with the content of ``json``; raises ``InputError``.
 
-        with argument_named("", str(path)):
-            if not path.exists():
-                raise InputError("no such file; a model of text can't be used without it")
-            with reading("a tokenizer of Hugging Face's tokenizers"):
-                backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-            if tuple(map(backend.id_to_token, range(len(SPECIAL_TOKENS)))) != SPECIAL_TOKENS:
+        The tokenizer is made again from its kind, tokens and merges: no other part of the file has an effect.
+        """
+        missing = "no such file; a model of text can't be used without it"
+        content = read_document(path, TokenizerFile, JSON._replace(limit=2**28), missing)
+        vocab, splitter = content.model.vocab, content.pre_tokenizer.get("type")
+        kind: Kind = "bpe" if content.model.type == "BPE" else "word" if splitter == "WhitespaceSplit" else "character"
+        tokens = sorted(vocab, key=vocab.__getitem__)
+        with argument_named("", str(path)), reading("a tokenizer of Hugging Face's tokenizers"):
+            if tuple(tokens[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
                 raise InputError(f"expected a tokenizer whose first tokens are {' '.join(SPECIAL_TOKENS)}")
+            if [vocab[token] for token in tokens] != list(range(len(vocab))):
+                raise InputError(f"model.vocab: expected the numbers 0 to {len(vocab) - 1}, found others")
+            merges = {"merges": list(map(tuple, content.model.merges))} if kind == "bpe" else {}
+            backend = make_backend(kind, vocab=vocab, **merges)
+            backend.add_special_tokens(list(SPECIAL_TOKENS))
         return cls(backend, max_length)
 
     @property

@@ -1,13 +1,15 @@
 """Runs side by side, as files for a report: a table (Markdown, CSV), their curves and their samples."""
 
+import math
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from fvae.errors import InputError
-from fvae.files import replacing, write_csv, write_text
+from fvae.files import replacing, write_bytes, write_csv, write_text
 from fvae.runs.folder import BOUNDS, data_name, read_metrics, unit_key
 from fvae.runs.model import load
 
@@ -24,6 +26,9 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     metrics = [read_metrics(run) for run in runs]
     models = [load(run, device) for run in runs]
+    for run, rows, model in zip(runs, metrics, models, strict=True):
+        if unit_key(rows) != model.modality.unit.key:
+            raise InputError(f"{run}/metrics.csv: expected figures in {model.modality.unit.name}, found others")
     if len(nouns := {model.modality.noun: None for model in models}) > 1:
         raise InputError(f"expected runs on data of one kind, found {' and '.join(nouns)}")
     if len({model.modality.config.get("vocabulary") for model in models}) > 1:
@@ -51,12 +56,17 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
         name: model.modality.sample(model, n, torch.Generator().manual_seed(seed))
         for name, model in zip(names, models, strict=True)
     }
-    written = models[0].modality.write_comparison(drawn, out)
-    write_csv(out / "table.csv", columns, cells)
     lines = [columns, ["---"] * len(columns), *cells]
-    write_text(out / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
-    draw_curves(names, metrics, out / "curves.png")
-    return ["table.md", "table.csv", "curves.png", *written]
+    with TemporaryDirectory() as folder:  # all files or none
+        there = Path(folder)
+        written = models[0].modality.write_comparison(drawn, there)
+        draw_curves(names, metrics, there / "curves.png")
+        write_csv(there / "table.csv", columns, cells)
+        write_text(there / "table.md", "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines))
+        written = ["table.md", "table.csv", "curves.png", *written]
+        for name in written:
+            write_bytes(out / name, (there / name).read_bytes())
+    return written
 
 
 def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: Path) -> None:
@@ -76,9 +86,10 @@ def draw_curves(names: list[str], metrics: list[list[dict[str, float]]], path: P
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel(f"held-out {'nats' if key_of_bound == 'nats' else 'bits/dim'} (upper bound)")
     curves = [[row[f"test_{key_of_bound}"] for row in rows] for rows in metrics]
-    low, high = min(map(min, curves)), max(max(curve[1:2] + curve[-1:]) for curve in curves)  # not the first, highest
-    margin = max(0.1, (high - low) / 20)
-    figure.axes[0].set_ylim(low - margin, high + 2 * margin)
+    shown = [bound for curve in curves for bound in (min(curve), *curve[1:2], curve[-1])]  # not the first, highest
+    if finite := [bound for bound in shown if math.isfinite(bound)]:
+        margin = max(0.1, (max(finite) - min(finite)) / 20)
+        figure.axes[0].set_ylim(min(finite) - margin, max(finite) + 2 * margin)
     figure.axes[0].legend()
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format="png")

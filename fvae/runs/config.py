@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from fvae.documents import YAML, Document, read_document
 from fvae.errors import InputError
 from fvae.files import write_text
 from fvae.schema import checked
@@ -22,43 +23,29 @@ FREE = ("data.source", "data.labels", "data.allow_degenerate")
 WATCHED = ("train.eval_interval", "train.eval_samples")  # the end of aggressive training depends on these
 
 
+class SettingsFile(Document):
+    """A settings file: any of the tables, and the recipe."""
+
+    recipe: str | None = None
+    data: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The tables ``data``, ``model`` and ``train`` and the name ``recipe`` of a settings file, as far as it has them.
 
     Raises ``InputError`` for a file that is missing or is not of this form.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: expected a YAML file, found one that is not text") from None
-    except OSError as error:
-        raise InputError(f"{path}: expected a YAML file: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected settings by name (recipe, data, model, train), found {content!r:.60}")
-    for name in ("data", "model", "train"):
-        if not isinstance(content.get(name) or {}, dict):
-            raise InputError(f"{path}: {name}: expected settings by name, found {content[name]!r:.60}")
-        content[name] = content.get(name) or {}
-    if not isinstance(content.get("recipe", ""), str):
-        raise InputError(f"{path}: recipe: expected a name, found {content['recipe']!r:.60}")
-    if unknown := content.keys() - {"recipe", "data", "model", "train"}:
-        raise InputError(f"{path}: {min(map(str, unknown))}: expected recipe, data, model or train")
-    return content | {
-        "data": with_new_names(content["data"], OLD_DATA),
-        "train": with_new_names(content["train"], OLD_TRAIN),
-    }
+    tables = read_document(path, SettingsFile, YAML).model_dump()
+    data, train = with_new_names(tables["data"], OLD_DATA), with_new_names(tables["train"], OLD_TRAIN)
+    return tables | {"data": data, "train": train}
 
 
 def run_config(run: Path) -> dict[str, Any]:
     """The content of a run's ``config.yaml``, {} where there is none; raises ``InputError``."""
     path = run / "config.yaml"
-    return read_config(path) if path.is_file() else {}
+    return read_config(path) if path.exists() else {}
 
 
 def data_settings(path: Path, values: dict[str, Any]) -> DataSettings:

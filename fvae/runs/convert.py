@@ -1,16 +1,18 @@
 """A run folder of fvae 0.1 (format 2) as one of today: its settings by part, its weights under today's names."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+import torch
 
 from fvae.data import TOKENIZER_FILE
+from fvae.documents import JSON, read_document
 from fvae.errors import InputError
 from fvae.files import need_new_folder, write_text
 from fvae.recipes import RECIPES
 from fvae.runs.config import run_config, write_config
-from fvae.runs.model import read_weights, save
+from fvae.runs.model import ModelConfig, check_fit, read_weights, save
 from fvae.runs.renamed import renamed
 
 # Each old name's pieces, and what they may have become: the new name is the one that the model has.
@@ -41,28 +43,29 @@ def candidates(name: str) -> set[str]:
     return found
 
 
+class OldConfig(ModelConfig):
+    """What config.json of format 2 says."""
+
+    format: Literal[2]
+
+
 def convert(run: Path, out: Path) -> None:
     """Write the run of format 2 in ``run`` as one of today into the folder ``out``; checkpoints are left out.
 
     Raises ``InputError`` where ``run`` is none of format 2, or ``out`` is there already.
     """
-    path = run / "config.json"
-    config: Any = json.loads(path.read_text()) if path.is_file() else {}
-    if config.get("format") != 2 or config.get("recipe") not in RECIPES:
-        raise InputError(f"{run}: expected a run folder of fvae 0.1, whose config.json has format 2")
+    config = read_document(run / "config.json", OldConfig, JSON)
     need_new_folder(out)
-    recipe = config["recipe"]
-    model = RECIPES[recipe](config["shape"], **renamed(recipe, config["settings"]))
-    model.modality = model.modality.load(config, run)
-    ours = model.state_dict()
-    for name, tensor in read_weights(run / "model.safetensors").items():
-        fits = [new for new in candidates(name) if new in ours and ours[new].shape == tensor.shape]
+    model = RECIPES[config.recipe](config.shape, **renamed(config.recipe, config.settings))
+    model.modality = model.modality.load(config.model_extra or {}, run)
+    path, ours, weights = run / "model.safetensors", model.state_dict(), dict[str, torch.Tensor]()
+    for name, tensor in read_weights(path).items():
+        fits = [n for n in candidates(name) if n in ours and n not in weights and ours[n].shape == tensor.shape]
         if len(fits) != 1 and not name.endswith(".back"):
-            raise InputError(f"{run}/model.safetensors: {name}: expected one weight that it is today, found {fits}")
-        if fits:
-            ours.pop(fits[0]).copy_(tensor)
-    if ours:
-        raise InputError(f"{run}/model.safetensors: lacks {', '.join(ours)}")
+            raise InputError(f"{path}: {name}: expected one weight that it is today, found {fits}")
+        weights |= dict.fromkeys(fits, tensor)
+    check_fit(path, weights, ours, f"{run}/config.json")
+    model.load_state_dict(weights)
     save(model, out)
     for name in (TOKENIZER_FILE, "metrics.csv"):
         if (run / name).is_file():

@@ -1,25 +1,42 @@
 """The files of a training in a run folder: metrics.csv, checkpoints/last.ckpt, and what may be begun or resumed."""
 
-import csv
 import hashlib
-import io
+import math
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, InstanceOf
 
 from fvae.data import Samples
+from fvae.documents import CSV, Document, Format, read_document
 from fvae.errors import InputError
-from fvae.files import replacing, write_csv
+from fvae.files import need_no_links, replacing, write_csv
 from fvae.model import LatentModel
 from fvae.runs.config import changed_settings, run_config
 from fvae.runs.model import check_fit
+from fvae.schema import Natural, NonNegative
 
 CHECKPOINT = "checkpoints/last.ckpt"
 SIGNS = ("config.yaml", "config.json", "model.safetensors", CHECKPOINT)  # any of them makes a folder a run
 BOUNDS = {"held-out": "", "rate": "rate_", "distortion": "distortion_"}  # of each evaluation, on held-out data
+
+
+class Evaluation(BaseModel, extra="allow"):
+    """A row of ``metrics.csv``; its other columns are numbers, too."""
+
+    __pydantic_extra__: dict[str, int | float]
+    step: Natural
+    seconds: NonNegative
+
+
+class Metrics(Document):
+    """The content of ``metrics.csv``."""
+
+    rows: Annotated[list[Evaluation], Field(min_length=1)]
 
 
 def check_run(run: Path, resume: bool, content: dict[str, Any]) -> list[str]:
@@ -27,6 +44,7 @@ def check_run(run: Path, resume: bool, content: dict[str, Any]) -> list[str]:
 
     ``content`` is what its ``config.yaml`` has to say. Raises ``InputError``.
     """
+    need_no_links(run)
     found = [name for name in SIGNS if (run / name).exists()]
     if not found:
         return []
@@ -41,6 +59,50 @@ def check_run(run: Path, resume: bool, content: dict[str, Any]) -> list[str]:
 
 
 # Checkpoints
+
+Tensors = dict[str, InstanceOf[torch.Tensor]]
+
+
+class Schedule(Document):
+    """The state of ``AggressiveSchedule``."""
+
+    on: bool
+    posterior: bool
+    rounds: Natural
+    looked: Natural
+    mutual: float
+    steps: Natural
+    sum: float
+    size: Natural
+    before: float
+
+
+class Optimizer(Document):
+    """The state of AdamW: ``step``, ``exp_avg`` and ``exp_avg_sq`` of each parameter by its number."""
+
+    state: dict[Natural, Tensors]
+    param_groups: list[dict[str, Any]]
+
+
+class Checkpoint(Document):
+    """A training's state (see ``Trainer.state``), and the digest of its data."""
+
+    digest: str
+    step: Natural
+    seconds: NonNegative
+    model: Tensors
+    average: Tensors
+    optimizer: Optimizer
+    schedule: Schedule
+    skipped: Annotated[list[NonNegative], Field(min_length=2, max_length=2)]
+    losses: InstanceOf[torch.Tensor]
+    rows: list[Evaluation]
+
+
+def parse_checkpoint(device: torch.device, path: Path) -> Any:
+    """The tensors and plain values of a checkpoint, whose reading can't run code."""
+    with warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location=device, weights_only=True)
 
 
 def data_digest(data: Samples) -> str:
@@ -69,16 +131,11 @@ def read_checkpoint(run: Path, model: LatentModel, digest: str, device: torch.de
     path = run / CHECKPOINT
     if not path.exists():
         return None
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(path, map_location=device, weights_only=True)
-        weights, known = state["model"], state["digest"]
-        int(state["step"])
-    except Exception:  # a file can be broken in any way
-        text = "damaged, or not a checkpoint of fvae; the run can be used, but not resumed"
-        raise InputError(f"{path}: {text}") from None
-    check_fit(path, weights, model.state_dict(), "the run's config.yaml")
-    if known != digest:
+    form = Format("checkpoint", partial(parse_checkpoint, device), math.inf)
+    state = read_document(path, Checkpoint, form).model_dump()
+    for name in ("model", "average"):
+        check_fit(f"{path}: {name}", state[name], model.state_dict(), "the run's config.yaml")
+    if state["digest"] != digest:
         raise InputError(f"{path} was trained on other data than these; use another folder", "resume")
     return state
 
@@ -93,19 +150,15 @@ def write_metrics(run: Path, rows: list[dict[str, float]]) -> None:
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """The rows of a run's ``metrics.csv``; raises ``InputError``."""
-    path = run / "metrics.csv"
     if not run.is_dir():
         raise InputError(f"{run}: no such run folder")
-    if not path.is_file():
-        raise InputError(f"{run}: has no metrics.csv; a run has it from its first evaluation on")
-    try:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(path.read_text()))]
-        if {"step", "seconds"} < rows[0].keys() and unit_key(rows):
-            return rows
-    except (ValueError, TypeError, IndexError):
-        pass
-    names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS.values())
-    raise InputError(f"{path}: expected numbers under step, seconds, {names} (or nats), as fvae writes it")
+    missing = "no such file; a run has it from its first evaluation on"
+    path = run / "metrics.csv"
+    rows: list[dict[str, float]] = read_document(path, Metrics, CSV, missing).model_dump()["rows"]
+    if not unit_key(rows):
+        names = ", ".join(f"test_{part}bits_per_dim" for part in BOUNDS.values())
+        raise InputError(f"{path}: expected numbers under step, seconds, {names} (or nats), as fvae writes it")
+    return rows
 
 
 def unit_key(rows: list[dict[str, float]]) -> str:

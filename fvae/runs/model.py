@@ -2,20 +2,49 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import AfterValidator
 
 from fvae import __version__
 from fvae.data import Modality
+from fvae.documents import JSON, Document, need_regular_file, read_document
 from fvae.errors import InputError
-from fvae.files import write_bytes, write_text
+from fvae.files import need_no_links, write_bytes, write_text
 from fvae.model import LatentModel
 from fvae.recipes import RECIPES
+from fvae.schema import Count, checked
 
 FORMAT = 3
+
+
+def check_format(found: int) -> int:
+    """Refuse a format that this version does not read; raises ``ValueError``."""
+    if found != FORMAT:
+        hint = ", written by fvae 0.1; fvae convert RUN --out NEW makes a run of this version from it" * (found == 2)
+        raise ValueError(f"this is fvae {__version__}, which reads format {FORMAT}; found {found}{hint}")
+    return found
+
+
+def check_recipe(name: str) -> str:
+    """Refuse the name of no recipe; raises ``ValueError``."""
+    if name not in RECIPES:
+        raise ValueError(f"expected one of {', '.join(RECIPES)}, found {name!r:.40}")
+    return name
+
+
+class ModelConfig(Document, extra="allow"):
+    """What config.json says of a model; the other keys are of its modality, which declares them."""
+
+    format: Annotated[int, AfterValidator(check_format)]
+    fvae: str = ""
+    recipe: Annotated[str, AfterValidator(check_recipe)]
+    shape: list[Count]
+    settings: dict[str, Any]
+    modality: str = ""
 
 
 def save(model: LatentModel, folder: str | Path) -> None:
@@ -32,6 +61,7 @@ def save(model: LatentModel, folder: str | Path) -> None:
     """
     folder = Path(folder)
     check_savable(model)
+    need_no_links(folder)
     modality = {"modality": type(model.modality).__name__, **model.modality.config}
     config = {"format": FORMAT, "fvae": __version__, **model.config, **modality}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -61,25 +91,34 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> LatentModel:
         torch.Size([2, 4])
     """
     folder = Path(folder)
-    config = read_model_config(folder)
-    try:
-        model = RECIPES[config["recipe"]](config["shape"], **config["settings"])
-    except InputError as error:
-        raise InputError(f"{folder}/config.json: {error}") from None
+    model = build(folder)
     weights = read_weights(folder / "model.safetensors")
-    ours = model.state_dict()
-    check_fit(f"{folder}/model.safetensors", weights, ours, f"{folder}/config.json")
+    check_fit(f"{folder}/model.safetensors", weights, model.state_dict(), f"{folder}/config.json")
     model.load_state_dict(weights)
     model.initialized, model.step = True, read_step(folder / "model.safetensors")
-    model.modality = modality_of(config, model.modality).load(config, folder)
     return model.to(device).eval()
 
 
-def modality_of(config: dict[str, Any], modality: Modality) -> Modality:
+def build(folder: Path) -> LatentModel:
+    """The model of a run folder without its weights, as ``config.json`` describes it; raises ``InputError``."""
+    path, config = folder / "config.json", read_model_config(folder)
+    make = RECIPES[config.recipe]
+    try:
+        model: LatentModel = make(config.shape, **dict(checked(make.settings, config.settings)))
+        modality = modality_of(config, model.modality)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    model.modality = modality.load(config.model_extra or {}, folder)
+    if len(names := model.modality.classes) not in (0, model.classes):
+        raise InputError(f"{path}: labels: expected {model.classes} names, found {len(names)}")
+    return model
+
+
+def modality_of(config: ModelConfig, modality: Modality) -> Modality:
     """The kind of data that a model was trained on: its recipe's, or another one that it was given; by its name."""
-    known, name = subclasses(Modality), config.get("modality", type(modality).__name__)
+    known, name = subclasses(Modality), config.modality or type(modality).__name__
     if name not in known:
-        raise InputError(f"config.json: expected data of a known modality ({', '.join(known)}), found {name}")
+        raise InputError(f"expected data of a known modality ({', '.join(known)}), found {name}", "modality")
     return modality if known[name] is type(modality) else known[name](modality.shape)
 
 
@@ -89,45 +128,35 @@ def subclasses(kind: type[Modality]) -> dict[str, type[Modality]]:
 
 
 def check_fit(path: str | Path, weights: dict[str, Any], ours: dict[str, Any], origin: str) -> None:
-    """Refuse weights of other names or shapes than ``ours``, the model of ``origin``; raises ``InputError``."""
+    """Refuse weights of other names, shapes or kinds than ``ours``, the model of ``origin``, and values that no model
+    has; raises ``InputError``.
+
+    Floating-point numbers may be of another precision, in which they are as finite; indices are in the range of ours.
+    """
     for name in sorted(ours.keys() ^ weights.keys()):
         verb = "lacks" if name in ours else "has an unexpected"
         raise InputError(f"{path}: {verb} {name}: these weights are not of the model of {origin}")
     for name, tensor in weights.items():
-        if tensor.shape != ours[name].shape:
-            found, expected = tuple(tensor.shape), tuple(ours[name].shape)
+        like = ours[name]
+        if tensor.shape != like.shape:
+            found, expected = tuple(tensor.shape), tuple(like.shape)
             raise InputError(f"{path}: {name} has shape {found}, the model of {origin} expects {expected}")
+        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and like.is_floating_point()):
+            raise InputError(f"{path}: {name}: expected {like.dtype}, found {tensor.dtype}")
+        if like.is_floating_point():
+            values = tensor.to(like.dtype)
+            if n := int((~values.isfinite()).sum()):
+                raise InputError(f"{path}: {name}: expected finite numbers, found {n} of {tensor.numel()} that are not")
+        elif bool((tensor < 0).any()) or (like.ndim and not torch.equal(tensor.sort()[0], like.sort()[0])):
+            raise InputError(f"{path}: {name}: expected a permutation or a count, found other numbers")
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path) -> ModelConfig:
     """The checked content of ``config.json``; raises ``InputError``."""
-    path = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder")
-    if not path.is_file():
-        raise InputError(
-            f"{folder}: expected a run folder with a config.json (written at its first checkpoint), found none"
-        )
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(config, dict) or "format" not in config:
-        raise InputError(f"{path}: expected a table with format, recipe, shape and settings, as fvae train writes it")
-    if config["format"] == 2:
-        raise InputError(
-            f"{path}: written by fvae 0.1; fvae convert {folder} --out NEW makes a run of this version from it"
-        )
-    if config["format"] != FORMAT:
-        raise InputError(
-            f"{path}: format {config['format']}, written by fvae {config.get('fvae', '?')}; "
-            f"this is fvae {__version__}, which reads format {FORMAT}"
-        )
-    if config.get("recipe") not in list(RECIPES):
-        raise InputError(f"{path}: unknown recipe {config.get('recipe')!r}; known are {', '.join(RECIPES)}")
-    if not isinstance(config.get("shape"), list) or not isinstance(config.get("settings"), dict):
-        raise InputError(f"{path}: expected a list `shape` and a table `settings`")
-    return config
+    missing = "no such file; a run folder has it from its first checkpoint on"
+    return read_document(folder / "config.json", ModelConfig, JSON, missing)
 
 
 def read_step(path: Path) -> int | None:
@@ -139,8 +168,7 @@ def read_step(path: Path) -> int | None:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file; raises ``InputError`` for anything else, a pickle above all."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a run has it from its first checkpoint on")
+    need_regular_file(path, missing="no such file; a run has it from its first checkpoint on")
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:

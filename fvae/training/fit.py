@@ -14,6 +14,7 @@ import torch
 
 from fvae.conditioners import BatchNorm
 from fvae.data import Modality, Samples, from_memory, hold_out, load_data
+from fvae.data.files import argument_named
 from fvae.data.samples import digests
 from fvae.errors import InputError
 from fvae.flows.fused import set_reversible
@@ -22,7 +23,7 @@ from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
 from fvae.runs import load, save
 from fvae.runs.config import description, write_config
-from fvae.runs.folder import check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
+from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
 from fvae.runs.model import check_savable
 from fvae.schema import checked
 from fvae.settings import DataSettings, TrainSettings
@@ -106,7 +107,8 @@ def fit(
         trainer = Trainer(fabric, model, train, test, settings)
         trainer.changed = changed
         if state is not None:
-            trainer.load_state(state)
+            with argument_named("", str(run / CHECKPOINT if run else "")):
+                trainer.load_state(state)
         if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
             train.modality.save(run)
             write_config(run, content)

@@ -24,6 +24,7 @@ from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.metrics import batches, bounds, latent_information, summary
 from fvae.model import LatentModel, Terms
+from fvae.runs.model import check_fit
 from fvae.settings import TrainSettings
 from fvae.statistics import fit_statistics
 from fvae.training.aggressive import AggressiveSchedule
@@ -292,16 +293,20 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Resume from a ``state``."""
+        """Resume from a ``state``; raises ``InputError`` where the optimizer's is of another model."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        groups = self.optimizer.state_dict()["param_groups"]  # as today's settings have them
-        self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+        moments, groups = state["optimizer"]["state"], self.optimizer.state_dict()["param_groups"]
+        known: dict[str, torch.Tensor] = {}
+        for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            if i in moments:  # a parameter has them from its first step on
+                known |= {f"{i}.step": p.new_zeros(()), f"{i}.exp_avg": p, f"{i}.exp_avg_sq": p}
+        found = {f"{i}.{name}": tensor for i, values in moments.items() for name, tensor in values.items()}
+        check_fit("optimizer", found, known, "the run's config.yaml")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.state, self.step, self.seconds = state["schedule"], state["step"], state["seconds"]
         self.skipped, self.skipped_in_a_row = torch.tensor(state["skipped"], device=self.fabric.device)
-        self.losses = list(state.get("losses", ()))
-        step, best, bound = "best_step", f"best_{self.unit.key}", f"test_{self.unit.key}"  # before 0.2 the last
-        self.rows = [r | {step: r.get(step, r["step"]), best: r.get(best, r[bound])} for r in state["rows"]]
+        self.losses, self.rows = list(state["losses"].flatten()), state["rows"]
 
 
 def compiled(model: nn.Module) -> Any:

@@ -1,5 +1,6 @@
 """Images from every form of source, which of them are held out, and every mistake by its message."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,17 @@ def test_links_to_folders_are_followed_without_loops(tmp_path):
     (tmp_path / "here" / "train").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "loop").symlink_to(tmp_path / "far")
     assert len(read(tmp_path / "here")) == 12
+
+
+def test_pipes_and_devices_are_skipped_and_named(tmp_path):
+    """Reading a pipe would wait for ever."""
+    write_folder(tmp_path, {f"{i}.png": png(picture) for i, picture in enumerate(PICTURES[:3])})
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    images = read(tmp_path, "all")
+    assert images.skipped == ["pipe.png: not a regular file", "zero.png: not a regular file"] and len(images) == 3
+    with pytest.raises(InputError, match="expected a file or a folder, found a pipe, a socket or a device"):
+        read(tmp_path / "pipe.png", "all")
 
 
 def test_one_image_can_be_trained_on(tmp_path):

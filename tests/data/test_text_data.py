@@ -54,7 +54,7 @@ def test_a_tokenizer_is_saved_with_its_model(tmp_path):
     loaded = Text(tokenizer.shape).load(text.config, tmp_path)
     assert loaded.tokenizer.digest == tokenizer.digest and loaded.classes == ["a"]
     for content, message in (
-        ("{}", "expected a tokenizer of Hugging Face's tokenizers"),
+        ("{}", "pre_tokenizer: expected a value, found none"),
         (Tokenizer.train(["x y"], "word", 20, 9).json, "not the tokenizer of .*: expected its 13 tokens, found 6$"),
         (tokenizer.json.replace('"mat"', '"hat"'), "not the tokenizer of .*: expected its 13 tokens, found as many o"),
         (tokenizer.json.replace("<s>", "<x>"), "expected a tokenizer whose first tokens are <pad> <s> </s> <unk>"),

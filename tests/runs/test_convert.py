@@ -44,12 +44,12 @@ def test_a_converted_run_is_the_same_model(name, tmp_path):
 
 
 def test_an_old_run_is_refused_and_the_command_named():
-    with pytest.raises(InputError, match=r"written by fvae 0\.1; fvae convert .*realnvp --out NEW makes a run of this"):
+    with pytest.raises(InputError, match=r"written by fvae 0\.1; fvae convert RUN --out NEW makes a run of this"):
         load(RUNS / "realnvp")
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"expected a run folder of fvae 0\.1"):
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
         convert(tmp_path, tmp_path / "out")
     shutil.copytree(RUNS / "realnvp", tmp_path / "there")
     with pytest.raises(InputError, match=r"out: .*there: expected a new folder"):
@@ -63,4 +63,5 @@ def test_the_command_converts(tmp_path, capsys):
     assert {path.name for path in (RUNS / "bn_vae").iterdir()} == {path.name for path in (tmp_path / "new").iterdir()}
     assert main(argv) == 2 and capsys.readouterr().err.endswith("new: expected a new folder\n")
     assert main(["convert", str(tmp_path / "new"), "--out", str(tmp_path / "again")]) == 2
-    assert "expected a run folder of fvae 0.1" in capsys.readouterr().err and not (tmp_path / "again").exists()
+    assert "config.json: format: input should be 2, found 3" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
