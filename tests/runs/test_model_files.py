@@ -172,7 +172,7 @@ def checkpoint(run: Path, model: LatentModel) -> Path:
     """A checkpoint of a training whose optimizer has not made a step."""
     weights, schedule = model.state_dict(), AggressiveSchedule(model, False).state
     content = {"digest": "0", "step": 7, "seconds": 1.0, "model": weights, "average": weights, "schedule": schedule}
-    content |= {"skipped": [0.0, 0.0], "rows": [{"step": 7, "seconds": 1.0}]}
+    content |= {"skipped": [0.0, 0.0], "losses": torch.empty(0), "rows": [{"step": 7, "seconds": 1.0}]}
     save_checkpoint(run, content | {"optimizer": {"state": {}, "param_groups": []}})
     return run / CHECKPOINT
 
