@@ -32,9 +32,9 @@ class DataSettings(Settings):
     """share held out for evaluation where the source has no test split of its own"""
     tokenizer: Literal["word", "character", "bpe"] = "word"
     """text: words between spaces, characters, or byte pairs"""
-    vocabulary_size: int = Field(default=10_000, ge=5)
+    vocabulary_size: int = Field(default=10_000, ge=5, le=2**24)
     """text: the most frequent tokens, which the model knows; others are unknown"""
-    max_length: Count = 200
+    max_length: int = Field(default=200, ge=1, le=2**20)
     """text: tokens a sentence; longer ones are truncated"""
     labels: str | None = None
     """text: a file with a label a line (a .txt or .gz; default: none)"""

@@ -1,6 +1,7 @@
 """Data of any modality as one array, and which of it is held out."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -125,4 +126,4 @@ def held_out(names: Iterable[str], share: float) -> set[str]:
 
 def draw(name: str) -> float:
     """A number in [0, 1) that depends on the name only, so that no sample changes sides when others come or go."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest()) / 2**64

@@ -23,6 +23,7 @@ from fvae.errors import InputError
 TEST_SPLITS = ("test", "validation", "valid", "val")
 SPLITS = ("train", *TEST_SPLITS)
 HUB_TIMEOUT = 5.0  # seconds
+MOST_FILES = 2_000_000  # of a folder
 
 
 class Item(NamedTuple):
@@ -74,18 +75,33 @@ def list_items(source: str) -> Splits:
 
 
 def list_folder(root: Path) -> Splits:
-    names = []
+    """The images below a folder; links are followed, each folder is read once, and folders of runs are left out."""
+    names, runs, seen = list[str](), list[str](), set[tuple[int, int]]()
     for folder, folders, files in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        # A link to a folder above itself would be walked without end.
-        folders[:] = [f for f in folders if not Path(here).is_relative_to(os.path.realpath(Path(folder, f)))]
-        names += [Path(folder, file).relative_to(root).as_posix() for file in files]
-    return by_folder({name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names})
+        within, status = Path(folder).relative_to(root), os.stat(folder)
+        is_run = folder != str(root) and "model.safetensors" in files and {"config.yaml", "config.json"} & set(files)
+        if is_run or (status.st_dev, status.st_ino) in seen:
+            runs += [within.as_posix()] if is_run else []
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names += [(within / file).as_posix() for file in files]
+        if len(names) > MOST_FILES:
+            raise InputError(f"expected a folder of at most {MOST_FILES:,} files, found more")
+    found: dict[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]] = {
+        name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names
+    }
+    splits = by_folder(found)
+    if runs:
+        splits[""] = [*splits.get("", []), *(Item(name, Image.Image, fault="the folder of a run") for name in runs)]
+    return splits
 
 
 def beginning(path: Path) -> bytes:
     """The size and first 64 KiB of a file, which tell files of images apart; the path of one that can't be read."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return os.fsencode(path)
         with path.open("rb") as file:
             return file.read(2**16) + str(path.stat().st_size).encode()
     except OSError:
@@ -161,6 +177,8 @@ def read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(path.read_bytes())
     if len(raw) < 4 or raw[:2] != b"\0\0" or len(raw) < 4 + 4 * raw[3]:
         raise InputError(f"expected an idx file, found one that begins with {raw[:4].hex(' ') or 'nothing'}")
+    if raw[3] > 4:
+        raise InputError(f"expected an idx of at most 4 dimensions, found {raw[3]}")
     if raw[2] != 8:
         raise InputError(f"expected an idx of uint8 (type 08), found type {raw[2]:02x}")
     start = 4 + 4 * raw[3]
