@@ -62,7 +62,7 @@ class TrainSettings(Settings):
     """AdamW's learning rate after the warm-up"""
     warmup: Natural = 100
     """steps over which the learning rate rises to its value"""
-    weight_decay: NonNegative = 0.0
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     """AdamW's weight decay, of the networks' weights only"""
     clip: Positive = 10.0
     """largest norm of the gradient of the loss, which is in bits/dim for images and in nats for tables and text"""

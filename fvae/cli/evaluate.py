@@ -13,6 +13,7 @@ from fvae.cli.parser import Parser, at_least, path
 from fvae.cli.progress import with_progress
 from fvae.cli.run_data import data_of, devices, load_model, say
 from fvae.data import Samples
+from fvae.errors import InputError
 from fvae.files import need_file, write_text
 from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, summary
 from fvae.metrics.latent import ACTIVE_VARIANCE
@@ -31,6 +32,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("--json", type=path, metavar="FILE", help="write the figures there")
     args = parser.parse(argv)
     if args["json"]:
+        if args["json"].suffix not in ("", ".json"):
+            raise InputError(f"{args['json']}: expected a name that ends in .json", "json")
         need_file(args["json"], "json")
     model = load_model(args["run"], args["device"])
     samples = draws(model, args["samples"])
