@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel
 
-from fvae.errors import InputError
+from fvae.errors import InputError, one_line
 from fvae.schema import CONFIG, checked
 
 
@@ -42,8 +42,7 @@ def read_document(path: Path, schema: type[Schema], form: Format, missing: str =
     try:
         content = form.parse(path)
     except Exception as error:  # of many parsers: any kind
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path}: not valid {form.name} ({reason})") from None
+        raise InputError(f"{path}: not valid {form.name} ({one_line(error)})") from None
     if not isinstance(content, dict):
         names = ", ".join(schema.model_fields)
         raise InputError(f"{path}: expected settings by name ({names}), found {type(content).__name__}")

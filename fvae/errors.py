@@ -31,6 +31,12 @@ class MachineError(OSError):
     """
 
 
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, in short."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean ...? ", where a known word begins with this one or is near it."""
     known = list(known)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from fvae.errors import InputError
+from fvae.errors import InputError, one_line
 
 
 def local_path(source: str) -> Path:
@@ -42,10 +42,7 @@ def reading(expected: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """A short reason on one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:160] or type(error).__name__
+    return "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
 def read_npz(path: Path, name: str, *optional: str) -> list[np.ndarray | None]:
