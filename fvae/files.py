@@ -87,7 +87,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` as UTF-8, whole or not at all; raises ``MachineError``."""
-    write_bytes(path, os.fsencode(content))  # names of files may not be UTF-8
+    write_bytes(path, content.encode(errors="backslashreplace"))  # names of files may not be UTF-8
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

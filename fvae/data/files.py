@@ -48,6 +48,8 @@ def reason(error: Exception) -> str:
 def read_npz(path: Path, name: str, *optional: str) -> list[np.ndarray | None]:
     """The array ``name`` of an .npz and those ``optional`` ones that it has, else None; raises ``InputError``."""
     with reading("an .npz"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        for member in arrays.zip.infolist():
+            check_expansion(member.compress_size, member.file_size)
         if name not in arrays:
             found = ", ".join(arrays) or "no array"
             raise InputError(f"expected an array `images`, or `x` for tabular data, found {found}")
@@ -55,6 +57,14 @@ def read_npz(path: Path, name: str, *optional: str) -> list[np.ndarray | None]:
         if any(isinstance(array, bytes) for array in content):  # a member that is no array
             raise InputError("expected arrays of NumPy in an .npz, found other bytes")
         return content
+
+
+def check_expansion(compressed: int, expanded: int) -> None:
+    """Refuse a gigabyte that was compressed more than 500 times, as no data are; raises ``InputError``."""
+    if expanded > max(2**30, 500 * compressed):
+        raise InputError(
+            f"expected data, found {expanded / 2**30:.1f} GiB compressed into {compressed / 2**20:.1f} MiB"
+        )
 
 
 def optional_library(module: str, package: str, extra: str) -> Any:

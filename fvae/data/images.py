@@ -8,7 +8,8 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from fvae.errors import InputError
 from fvae.files import need_folder
 from fvae.settings import DataSettings
 
+FEW = 100  # images, among which broken ones might be all that is held out
 FLAT = 4  # of 255: the widest range of values in each channel of an image of nearly one color
 
 
@@ -184,6 +186,8 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     if named and train not in splits:
         raise InputError(f"expected a split called train, found {', '.join(named)}; choose one with `split`")
     items = splits.get(train, [])
+    if len(items) <= FEW:
+        items = [item._replace(fault=fault_of(item)) for item in items]
     if named and part == "train":  # images outside the splits' folders are not read, but reported
         unassigned = [item for item in splits.get("", []) if not item.fault]
         items = items + [item._replace(fault="outside the folders of the splits") for item in unassigned]
@@ -194,6 +198,26 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     chosen = part_of(names, data.held_out, part, "images")
     faulty = [i for i, item in enumerate(items) if item.fault] if part == "train" else []
     return [items[i] for i in sorted([*faulty, *(images[j] for j in chosen)])]
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Without the warnings of decoders; an image of too many pixels is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def fault_of(item: Item) -> str:
+    """Why an item is no image, "" for one that is."""
+    try:
+        with decoding():
+            if not item.fault:
+                item.open()
+        return item.fault
+    except Exception as error:  # decoders raise anything at all for a broken file
+        return reason(error)
 
 
 def decode_items(items: list[Item], channels: int | None, size: tuple[int, ...] | None) -> Samples:
@@ -207,9 +231,7 @@ def decode_items(items: list[Item], channels: int | None, size: tuple[int, ...] 
     pixels = np.empty((0, 0, 0, 0), np.uint8)
     decoded: list[Item] = []
     skipped: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with decoding():
         for item in items:
             try:
                 if item.fault:

@@ -211,7 +211,7 @@ def list_parquet(path: Path) -> list[Item]:
     import pyarrow.parquet
 
     with reading("a .parquet"):
-        return list_table(path.name, pyarrow.parquet.read_table(path))
+        return list_table(path.name, pyarrow.parquet.read_table(path), None)
 
 
 def list_hub(source: str) -> Splits:
@@ -234,7 +234,8 @@ def list_hub(source: str) -> Splits:
         raise InputError(f"no such file or folder, and {problem}") from None
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
-    return {str(split): list_table(str(split), rows.with_format("arrow")[:]) for split, rows in found.items()}
+    cache = Path(datasets.config.HF_CACHE_HOME).resolve()
+    return {str(split): list_table(str(split), rows.with_format("arrow")[:], cache) for split, rows in found.items()}
 
 
 def image_and_label(schema: Any) -> tuple[str, str | None]:
@@ -257,8 +258,8 @@ def image_and_label(schema: Any) -> tuple[str, str | None]:
     return images[0], labels[0] if labels else None
 
 
-def list_table(name: str, table: Any) -> list[Item]:
-    """Items of an Arrow table with a column of encoded images and maybe one of labels."""
+def list_table(name: str, table: Any, files: Path | None) -> list[Item]:
+    """Items of an Arrow table with a column of encoded images, or of paths below ``files``, and maybe one of labels."""
     image, label = image_and_label(table.schema)
     column = table.column(image)
 
@@ -268,9 +269,12 @@ def list_table(name: str, table: Any) -> list[Item]:
 
     def read(i: int) -> Image.Image:
         cell = encoded(i)
-        if cell.get("bytes") is None and not cell.get("path"):
-            raise ValueError("empty")
-        return open_image(io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else Path(cell["path"]))
+        if cell.get("bytes") is not None:
+            return open_image(io.BytesIO(cell["bytes"]))
+        path = Path(cell.get("path") or "").resolve()
+        if not cell.get("path") or files is None or not path.is_relative_to(files):
+            raise ValueError("without the bytes of an image")
+        return open_image(path)
 
     def content(i: int) -> bytes:
         return encoded(i).get("bytes") or str(encoded(i).get("path")).encode()

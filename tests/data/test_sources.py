@@ -16,6 +16,7 @@ from PIL import Image
 from sources import check_held_out, idx, png, pngs, read, write, write_folder, write_zip
 
 from fvae.data import Samples
+from fvae.data.files import check_expansion
 from fvae.errors import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -187,6 +188,21 @@ def test_pipes_and_devices_are_skipped_and_named(tmp_path):
         read(tmp_path / "pipe.png", "all")
 
 
+def test_broken_images_are_never_all_that_is_held_out(tmp_path):
+    for name in map(str, range(20)):
+        path = write_zip(tmp_path / "a.zip", pngs(PICTURES[:3]) | {f"{name}.png": b"no"})
+        assert len(read(path, "test")) == 1 and len(read(path, "train")) == 2
+
+
+def test_a_parquet_names_no_files(tmp_path):
+    """A path in a cell could be that of any file."""
+    (tmp_path / "secret.png").write_bytes(png(GRAYS[0]))
+    cells = [{"bytes": png(GRAYS[1]), "path": None}, {"bytes": None, "path": str(tmp_path / "secret.png")}]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
+    images = read(tmp_path / "a.parquet", "all")
+    assert len(images) == 1 and images.skipped == ["a.parquet[1]: without the bytes of an image"]
+
+
 def test_one_image_can_be_trained_on(tmp_path):
     write_folder(tmp_path, {"a.png": png(GRAYS[0]), "readme.md": b""})
     assert read(tmp_path, "train").names == ["a.png"]
@@ -292,6 +308,12 @@ def test_misuse_is_one_line_that_says_what_was_expected(name, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         read(make(tmp_path))
     assert caught.value.argument == "source" and "\n" not in str(caught.value)
+
+
+def test_gigabytes_of_nothing_are_refused():
+    check_expansion(2**20, 2**30)
+    with pytest.raises(InputError, match=r"^expected data, found 2\.0 GiB compressed into 1\.0 MiB$"):
+        check_expansion(2**20, 2**31)
 
 
 def test_misuse_of_labels_and_splits(tmp_path):
