@@ -11,8 +11,8 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Natural = Annotated[int, Field(ge=0, le=10**9)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # of layers one after the other
 Width = Annotated[int, Field(ge=1, le=2**16)]  # of layers, and dimensions of a latent
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -8,7 +8,7 @@ from fvae.runs.compare import compare
 
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--n", type=at_least(1), default=10, metavar="N", help="samples a run (default: 10)")
+    parser.add_argument("--n", type=at_least(1, 1000), default=10, metavar="N", help="samples a run (default: 10)")
     parser.add_seed()
     parser.add_out("a folder")
     args = parser.parse(argv)

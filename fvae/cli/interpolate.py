@@ -29,7 +29,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     corners_help = "how many to take where none are named (default: 4; for text 2)"
     parser.add_argument("--corners", type=int, choices=[2, 4], help=corners_help)
     steps_help = "images or sentences from one end to the other (default: 9)"
-    parser.add_argument("--steps", type=at_least(2), default=9, metavar="N", help=steps_help)
+    parser.add_argument("--steps", type=at_least(2, 1000), default=9, metavar="N", help=steps_help)
     parser.add_argument("--labels", metavar="K,K,...", help="of the named ends, where the run was trained with labels")
     parser.add_out(OUT_HELP, required=False)
     parser.flags["ends"] = "END"

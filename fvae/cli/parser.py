@@ -1,7 +1,6 @@
 """The parser of a command's flags: those of settings by their schema, and the flag that an argument has."""
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,17 +135,17 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def at_least(least: float) -> Callable[[str], Any]:
-    """The type of an argument that takes numbers of the type of ``least``, finite and no smaller."""
+def at_least(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """The type of an argument that takes whole numbers from ``least`` to ``most``."""
 
-    def number(text: str) -> Any:
-        value = type(least)(text)
-        if not least <= value < math.inf:
-            kind = "" if math.isfinite(value) else "a finite number of "
-            raise argparse.ArgumentTypeError(f"expected {kind}{least:g} or more, found {text}")
+    def number(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            limit = f"{least} or more" if value < least else f"at most {most:,}"
+            raise argparse.ArgumentTypeError(f"expected {limit}, found {value}")
         return value
 
-    number.__name__ = type(least).__name__  # argparse names it for text that is no number
+    number.__name__ = "int"  # argparse names it for text that is no number
     return number
 
 

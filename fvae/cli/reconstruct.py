@@ -12,7 +12,9 @@ OUT_HELP = "a picture; for text a .txt (default: printed)"
 def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_data("the held-out part; all of another source without splits")
-    parser.add_argument("--n", type=at_least(1), default=20, metavar="N", help="images or sentences (default: 20)")
+    parser.add_argument(
+        "--n", type=at_least(1, 100_000), default=20, metavar="N", help="images or sentences (default: 20)"
+    )
     parser.add_out(OUT_HELP, required=False)
     args = parser.parse(argv)
     out = args["out"]

@@ -22,7 +22,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     """Draw images (a grid, an .npz, a folder, or one labelled row a temperature), rows of a table, or sentences."""
     parser.add_run()
     n_help = "how many (default: 64; for text 10; 10 a row with --temperatures)"
-    parser.add_argument("--n", type=at_least(1), metavar="N", help=n_help)
+    parser.add_argument("--n", type=at_least(1, 10**7), metavar="N", help=n_help)
     t_help = "standard deviation of the code (default: 0.8 for images, else 1)"
     parser.add_argument("--temperature", type=temperature, metavar="T", help=t_help)
     sweep_help = "images: a labelled row for each, of the same codes"

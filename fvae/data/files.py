@@ -1,5 +1,6 @@
 """Source files, which may be missing or broken, and what is said of them."""
 
+import gzip
 import importlib
 import os
 from collections.abc import Iterator
@@ -65,6 +66,18 @@ def check_expansion(compressed: int, expanded: int) -> None:
         raise InputError(
             f"expected data, found {expanded / 2**30:.1f} GiB compressed into {compressed / 2**20:.1f} MiB"
         )
+
+
+def read_bytes(path: Path) -> bytes | bytearray:
+    """The content of a file, decompressed if its name ends in .gz; raises ``InputError`` for gigabytes of nothing."""
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    content, size = bytearray(), path.stat().st_size
+    with gzip.open(path) as file:
+        while chunk := file.read(2**20):
+            content += chunk
+            check_expansion(size, len(content))
+    return content
 
 
 def optional_library(module: str, package: str, extra: str) -> Any:

@@ -1,6 +1,5 @@
 """Every form of source of images as a list of items, by split, with nothing decoded yet."""
 
-import gzip
 import io
 import json
 import math
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fvae.data.decode import open_image, plain
-from fvae.data.files import argument_named, local_path, optional_library, read_npz, reading, reason
+from fvae.data.files import argument_named, local_path, optional_library, read_bytes, read_npz, reading, reason
 from fvae.errors import InputError
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -174,7 +173,7 @@ def list_idx(path: Path) -> list[Item]:
 def read_idx(path: Path) -> np.ndarray:
     """An array of uint8 in the format of MNIST: 0, 0, type (8 is uint8), dimensions, each size in 4 bytes."""
     with reading("an idx .gz"):
-        raw = gzip.decompress(path.read_bytes())
+        raw = read_bytes(path)
     if len(raw) < 4 or raw[:2] != b"\0\0" or len(raw) < 4 + 4 * raw[3]:
         raise InputError(f"expected an idx file, found one that begins with {raw[:4].hex(' ') or 'nothing'}")
     if raw[3] > 4:

@@ -1,6 +1,5 @@
 """Text: the sentences of a file, one a line, as token numbers."""
 
-import gzip
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fvae.data.files import argument_named, local_path, reading
+from fvae.data.files import argument_named, local_path, read_bytes, reading
 from fvae.data.modality import DataConfig, Modality
 from fvae.data.samples import Samples, held_out, numbered, part_of
 from fvae.data.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -277,8 +276,7 @@ def remarks_on(lines: list[str], chosen: np.ndarray, limit: int) -> list[str]:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without the spaces around them; raises ``InputError``."""
     with reading("a text file"):
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+        content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
