@@ -9,6 +9,7 @@ import torch
 
 from fvae import fit, load
 from fvae.data import Samples, Table
+from fvae.errors import InputError
 from fvae.metrics import bounds
 from fvae.recipes import GaussianDecoder, Glow, Strided, bn_vae, glow
 from fvae.runs.folder import CHECKPOINT, read_metrics
@@ -148,3 +149,13 @@ def test_settings_of_a_resumed_training_are_todays(tmp_path):
         "train.weight_decay 0.1 (was 0.0)",
     ]
     assert {group["lr"] for group in groups} == {1e-4} and {group["weight_decay"] for group in groups} == {0.0, 0.1}
+
+
+def test_a_resume_that_is_refused_changes_nothing(tmp_path):
+    train(run=tmp_path, steps=2)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").mkdir()
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match=r"model\.safetensors: expected a file, found a folder"):
+        train(run=tmp_path, resume=True, steps=4)
+    assert (tmp_path / "config.yaml").read_bytes() == before
