@@ -76,6 +76,7 @@ def list_items(source: str) -> Splits:
 def list_folder(root: Path) -> Splits:
     """The images below a folder; links are followed, each folder is read once, and folders of runs are left out."""
     names, runs, seen = list[str](), list[str](), set[tuple[int, int]]()
+    images, suffixes = 0, Image.registered_extensions()
     for folder, folders, files in os.walk(root, followlinks=True):
         within, status = Path(folder).relative_to(root), os.stat(folder)
         is_run = folder != str(root) and "model.safetensors" in files and {"config.yaml", "config.json"} & set(files)
@@ -87,6 +88,9 @@ def list_folder(root: Path) -> Splits:
         names += [(within / file).as_posix() for file in files]
         if len(names) > MOST_FILES:
             raise InputError(f"expected a folder of at most {MOST_FILES:,} files, found more")
+        images += sum(Path(file).suffix.lower() in suffixes for file in files)
+        if len(names) > 20_000 > 2000 * images:
+            raise InputError(f"expected a folder of images, found {images} among its first {len(names):,} files")
     found: dict[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]] = {
         name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names
     }
