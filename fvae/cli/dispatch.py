@@ -5,6 +5,7 @@ command's module is imported when it runs, so that ``fvae --help`` does not wait
 """
 
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any
 
 from fvae import __version__
 from fvae.cli.parser import Parser, with_new_flags
-from fvae.errors import InputError, MachineError, did_you_mean
+from fvae.errors import InputError, MachineError, did_you_mean, one_line
 
 COMMANDS = {
     "recipes": "list what can be trained",
@@ -71,12 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return 1
         return fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
-    except MemoryError as error:
-        return fail(error, 1)
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("memory|bad_alloc|new thread", str(error)):
             raise
-        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({error!s:.200})", 1)
+        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({one_line(error)})", 1)
     except KeyboardInterrupt as error:
         return fail(str(error) or "interrupted", 130)
 
