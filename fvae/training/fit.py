@@ -109,9 +109,6 @@ def fit(
         if state is not None:
             with argument_named("", str(run / CHECKPOINT if run else "")):
                 trainer.load_state(state)
-        if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
-            train.modality.save(run)
-            write_config(run, content)
         ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
         ours += [RunWriter(run, digest)] if run else []
         ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
@@ -120,6 +117,9 @@ def fit(
             with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
                 if run and trainer.rows and (run / "model.safetensors").exists():
                     trainer.resume_best(load(run, fabric.device))
+                if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
+                    train.modality.save(run)
+                    write_config(run, content)
                 trainer.train([*ours, *callbacks])
         finally:
             best = trainer.best
