@@ -4,6 +4,7 @@ A user's mistake is one line on standard error and exit status 2; a fault of the
 command's module is imported when it runs, so that ``fvae --help`` does not wait for torch.
 """
 
+import io
 import os
 import re
 import sys
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser("")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be UTF-8
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP.format("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())), end="")

@@ -1,7 +1,6 @@
 """The parser of a command's flags: those of settings by their schema, and the flag that an argument has."""
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,19 +130,19 @@ def table(args: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def path(text: str) -> Path:
     """The type of an argument that takes a file or folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a path, found {'a NUL character in it' if text else 'nothing'}")
     return Path(text)
 
 
 def at_least(least: float) -> Callable[[str], Any]:
-    """The type of an argument that takes numbers of the type of ``least``, finite and no smaller."""
+    """The type of an argument that takes numbers of the type of ``least``, no smaller and up to a billion."""
 
     def number(text: str) -> Any:
         value = type(least)(text)
-        if not least <= value < math.inf:
-            kind = "" if math.isfinite(value) else "a finite number of "
-            raise argparse.ArgumentTypeError(f"expected {kind}{least:g} or more, found {text}")
+        if not least <= value <= 10**9:
+            expected = f"{least:g} or more" if value < least else f"a number from {least:g} to 10^9"
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text:.40}")
         return value
 
     number.__name__ = type(least).__name__  # argparse names it for text that is no number
