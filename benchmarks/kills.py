@@ -110,7 +110,7 @@ def try_case(case: Case, kills: int, rng: random.Random, folder: Path) -> str:
     count: Counter[str] = Counter()
     run, differ, lost = folder / f"{name}_0", 0, 0.0
     while sum(count[s] for s in SIGNALS) < kills or not count["ended"]:
-        child = start(case, run, folder)
+        child, started = start(case, run, folder), time.time()
         sent = rng.choice(list(SIGNALS))
         try:
             done = sum(count[s] for s in SIGNALS) >= kills
@@ -122,7 +122,7 @@ def try_case(case: Case, kills: int, rng: random.Random, folder: Path) -> str:
             count[sent] += 1
             count["in training"] += (run / "config.yaml").exists()
             kept = [path.stat().st_mtime for path in (run / "config.yaml", run / CHECKPOINT) if path.exists()]
-            lost = max([lost, *(stopped - max(kept) for _ in kept[:1])])
+            lost = max([lost, *(stopped - max(started, *kept) for _ in kept[:1])])
         if status == 0:
             differ += differing(expected, weights(run))
             count["ended"] += 1

@@ -4,7 +4,9 @@ A user's mistake is one line on standard error and exit status 2; a fault of the
 command's module is imported when it runs, so that ``fvae --help`` does not wait for torch.
 """
 
+import io
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -12,7 +14,7 @@ from typing import Any
 
 from fvae import __version__
 from fvae.cli.parser import Parser, with_new_flags
-from fvae.errors import InputError, MachineError, did_you_mean
+from fvae.errors import InputError, MachineError, did_you_mean, one_line
 
 COMMANDS = {
     "recipes": "list what can be trained",
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser("")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be UTF-8
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(HELP.format("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())), end="")
@@ -71,12 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return 1
         return fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
-    except MemoryError as error:
-        return fail(error, 1)
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("memory|bad_alloc|new thread", str(error)):
             raise
-        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({error!s:.200})", 1)
+        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({one_line(error)})", 1)
     except KeyboardInterrupt as error:
         return fail(str(error) or "interrupted", 130)
 

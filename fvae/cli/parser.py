@@ -142,7 +142,7 @@ def at_least(least: int, most: int = 10**9) -> Callable[[str], int]:
         value = int(text)
         if not least <= value <= most:
             limit = f"{least} or more" if value < least else f"at most {most:,}"
-            raise argparse.ArgumentTypeError(f"expected {limit}, found {value}")
+            raise argparse.ArgumentTypeError(f"expected {limit}, found {text:.40}")
         return value
 
     number.__name__ = "int"  # argparse names it for text that is no number

@@ -109,19 +109,17 @@ def fit(
         if state is not None:
             with argument_named("", str(run / CHECKPOINT if run else "")):
                 trainer.load_state(state)
-        with_model = run and trainer.rows and (run / "model.safetensors").exists()
-        kept = load(run, fabric.device) if run and with_model else None
-        if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
-            train.modality.save(run)
-            write_config(run, content)
         ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
         ours += [RunWriter(run, digest)] if run else []
         ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
         ours += [ProgressBar()] if progress else []
         try:
             with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):
-                if kept:
-                    trainer.resume_best(kept)
+                if run and trainer.rows and (run / "model.safetensors").exists():
+                    trainer.resume_best(load(run, fabric.device))
+                if run and fabric.is_global_zero:  # also of a run that is resumed, whose budget and place may be new
+                    train.modality.save(run)
+                    write_config(run, content)
                 trainer.train([*ours, *callbacks])
         finally:
             best = trainer.best

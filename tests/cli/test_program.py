@@ -106,14 +106,32 @@ def test_full_standard_output_is_one_line():
     assert (found.returncode, found.stderr) == (1, "fvae: standard output: No space left on device\n")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory."), RuntimeError("std::bad_alloc")])
 def test_too_little_memory_is_one_line(fvae, monkeypatch, error):
     def fail(*_):
         raise error
 
     monkeypatch.setattr("fvae.cli.sample.load_model", fail)
     status, _, err = fvae("sample", "run", "--out", "OUT/s.png")
-    assert (status, err.count("\n")) == (1, 1) and "emory" in err
+    assert (status, err.count("\n")) == (1, 1) and err.startswith("fvae: out of memory; ")
+
+
+def test_too_little_memory_in_training_spoils_nothing(home, fvae, tmp_path, monkeypatch):
+    """The run is what it was, and can be resumed."""
+    run, resume = tmp_path / "r", ["train", "--out", "OUT/r", "--resume", "--train.steps", 6]
+    shutil.copytree(home / "run", run)
+    before = contents(run)
+
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 38400000 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fvae.training.trainer.Trainer.training_step", fail)
+        status, _, err = fvae(*resume)
+    assert status == 1 and err.splitlines()[-1].startswith("fvae: out of memory; ")
+    after = contents(run)
+    assert {path.name for path in before if after[path] != before[path]} == {"config.yaml"}
+    assert fvae(*resume).status == 0
 
 
 # Beginning and end
