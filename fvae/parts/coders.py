@@ -6,18 +6,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from fvae.errors import InputError
 from fvae.networks import conv, mlp
 from fvae.networks.by_shape import Shape, is_image, zero_layer
+from fvae.parts.padding import halvable
 from fvae.schema import Part, Width
-
-
-def check_sides(shape: Shape, divisor: int, argument: str) -> None:
-    """Refuse an image whose height or width ``divisor`` doesn't divide; raises ``InputError``."""
-    if is_image(shape) and (shape[1] % divisor or shape[2] % divisor):
-        size = -(-max(shape[1:]) // divisor) * divisor
-        found = f"found {shape[1]}x{shape[2]}; lower this setting, or take images of size {size}"
-        raise InputError(f"expected height and width divisible by {divisor}, {found}", argument)
 
 
 class Coder(Part):
@@ -26,8 +18,12 @@ class Coder(Part):
     squeeze_first: ClassVar[bool] = False
     """whether a flow of its latents begins with a squeeze, since E has none"""
 
+    def padded(self, shape: Shape) -> Shape:
+        """The shape that data of ``shape`` are padded to for E; the methods below are given that one."""
+        return shape
+
     def latent(self, shape: Shape) -> Shape:
-        """The latents' shape, for data of ``shape``; raises ``InputError`` for one that E can't halve."""
+        """The latents' shape, for data of ``shape``."""
         raise NotImplementedError
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:
@@ -78,8 +74,10 @@ class Squeezing(Coder, kind="squeezing"):
     tanh: bool = False
     """end G with tanh"""
 
+    def padded(self, shape: Shape) -> Shape:
+        return halvable(shape, self.squeezes, "coder.squeezes")
+
     def latent(self, shape: Shape) -> Shape:
-        check_sides(shape, 2 ** min(self.squeezes, 20), "coder.squeezes")
         if not is_image(shape):
             return shape
         return (shape[0] * 4**self.squeezes, *(side >> self.squeezes for side in shape[1:]))
@@ -116,8 +114,10 @@ class Strided(Coder, kind="strided"):
     blocks: int = Field(default=1, ge=0, le=1000)
     """residual steps at each scale"""
 
+    def padded(self, shape: Shape) -> Shape:
+        return halvable(shape, self.levels, "coder.levels")
+
     def latent(self, shape: Shape) -> Shape:
-        check_sides(shape, 2 ** min(self.levels, 20), "coder.levels")
         return (self.size,)
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:
