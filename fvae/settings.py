@@ -13,14 +13,11 @@ from fvae.schema import Count, Natural, NonNegative, OpenShare, Positive, Settin
 
 def image_size(value: Any) -> int | str | None:
     """N, [height, width] or "HxW" as N, if it is a square, or "HxW"; raises ``ValueError``."""
-    if value is None:
-        return None
     text = "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-    found = re.fullmatch(r"([1-9]\d{0,5})(?:x([1-9]\d{0,5}))?", text)
-    if not found:
+    if value is not None and not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
         raise ValueError(f"expected a number of pixels, as 64, or height x width, as 48x64, found {text:.40}")
-    height, width = found[1], found[2] or found[1]
-    return int(height) if height == width else f"{height}x{width}"
+    height, _, width = text.partition("x")
+    return None if value is None else text if width not in ("", height) else int(height)
 
 
 class DataSettings(Settings):
@@ -56,12 +53,6 @@ class DataSettings(Settings):
     """text: a file with a label a line (a .txt or .gz; default: none)"""
     allow_degenerate: bool = False
     """tables: train on columns that have no density: rounded, mostly one value, or a combination of others"""
-
-    @property
-    def height_and_width(self) -> tuple[int, int] | None:
-        """What ``size`` says."""
-        height, _, width = str(self.size).partition("x")
-        return (int(height), int(width or height)) if self.size else None
 
 
 class TrainSettings(Settings):

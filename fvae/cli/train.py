@@ -50,7 +50,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     if classes and classes.default and "classes" not in model_settings:  # of a recipe that needs them
         if train.labels is None:
             raise InputError(f"{data.source}: expected labels, which {recipe} needs, found none", "source")
-        model_settings["classes"] = train.label_count
+        model_settings["classes"] = len(train.modality.classes) or int(train.labels.max()) + 1
     model = make(train.shape, **model_settings)
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)

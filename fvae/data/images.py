@@ -160,7 +160,9 @@ class Images(Modality):
 
 def load_images(data: DataSettings, part: str, like: Modality | None) -> Samples:
     """A part of a source's images, brought to a model's channels and, with ``data.size``, to its height and width."""
-    channels, size = {"auto": None, "gray": 1, "rgb": 3}[data.color], data.height_and_width
+    channels = {"auto": None, "gray": 1, "rgb": 3}[data.color]
+    height, _, width = str(data.size or "").partition("x")
+    size = (int(height), int(width or height)) if height else None
     if isinstance(like, Images):
         channels, *expected = like.shape
         if size and data.fit != "pad" and size != tuple(expected):

@@ -42,11 +42,6 @@ class Samples:
         """The shape that a recipe makes a model of."""
         return self.modality.shape
 
-    @property
-    def label_count(self) -> int:
-        """The number of labels, 0 .. the largest one, or those that have names; 0 without labels."""
-        return 0 if self.labels is None else len(self.modality.classes) or int(self.labels.max()) + 1
-
     def __len__(self) -> int:
         return len(self.values)
 

@@ -18,10 +18,7 @@ class Exact(nn.Module):
 
 
 class ExactBins(Exact):
-    """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits lies in: log p = 0.
-
-    Of a larger latent it reads the top left corner, ``height`` x ``width``.
-    """
+    """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits, or its top left corner, lies in: log p = 0."""
 
     likelihood = "a probability of bins, with uniform dequantization"
 

@@ -12,13 +12,6 @@ def is_image(shape: Shape) -> bool:
     return len(shape) == 3
 
 
-def resize(before: Shape, after: Shape) -> nn.Module | None:
-    """Pads images with zeros, or crops them, at the bottom and to the right; None where the shapes are equal."""
-    if before == after:
-        return None
-    return nn.ZeroPad2d((0, after[2] - before[2], 0, after[1] - before[1]))
-
-
 def zero_layer(shape: Shape, channels: int) -> nn.Module:
     """A layer that starts at zero, from data of ``shape`` to so many channels: (B, C, *) -> (B, channels, *)."""
     return zeroed(conv(shape[0], channels, 3) if is_image(shape) else nn.Linear(shape[0], channels))

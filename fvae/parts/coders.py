@@ -1,15 +1,26 @@
 """The networks E, from data to latents, and G back, of a recipe, with their settings."""
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
+from fvae.errors import InputError
 from fvae.networks import conv, mlp
 from fvae.networks.by_shape import Shape, is_image, zero_layer
-from fvae.parts.padding import halvable
 from fvae.schema import Part, Width
+
+
+def halvable(shape: Shape, times: int, argument: str) -> Shape:
+    """The shape of images, padded so that they can be halved ``times``; raises ``InputError`` for far too many."""
+    if not is_image(shape):
+        return shape
+    c, h, w = shape
+    if times > (most := int(math.log2(8 * max(h, w)))):
+        raise InputError(f"expected at most {most} halvings of height and width {h}x{w}, found {times}", argument)
+    return (c, *(-(-side // 2**times) * 2**times for side in (h, w)))
 
 
 class Coder(Part):

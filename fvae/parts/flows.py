@@ -28,7 +28,7 @@ from fvae.networks.by_shape import Shape, is_image
 from fvae.networks.conv import conv
 from fvae.networks.mlp import coupling_mlp
 from fvae.networks.residual import zeroed
-from fvae.parts.padding import halvable
+from fvae.parts.coders import halvable
 from fvae.schema import Depth, Part, Width
 from fvae.transforms import Additive, Affine, Transform
 

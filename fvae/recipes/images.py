@@ -178,5 +178,4 @@ def f_vae_general(
         >>> model.elbo(torch.randn(3, 4)).shape
         torch.Size([3])
     """
-    posterior = Noise(sigma=sigma, std="network")
-    return latent_model(shape, coder, posterior, flow, decoder, classes, bits, rounds)
+    return latent_model(shape, coder, Noise(sigma=sigma, std="network"), flow, decoder, classes, bits, rounds)
