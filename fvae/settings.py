@@ -3,11 +3,21 @@
 A model's settings are not here: they are the arguments of its recipe.
 """
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fvae.schema import Count, Natural, NonNegative, OpenShare, Positive, Settings, Share
+
+
+def image_size(value: Any) -> int | str | None:
+    """N, [height, width] or "HxW" as N, if it is a square, or "HxW"; raises ``ValueError``."""
+    text = "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    if value is not None and not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
+        raise ValueError(f"expected a number of pixels, as 64, or height x width, as 48x64, found {text:.40}")
+    height, _, width = text.partition("x")
+    return None if value is None else text if width not in ("", height) else int(height)
 
 
 class DataSettings(Settings):
@@ -22,8 +32,11 @@ class DataSettings(Settings):
     """digits, a Hugging Face data set (mnist, cifar10, user/name), or a path: a folder of images, a .zip or .parquet
     of images, an .npz with `images` (N, H, W, C) uint8 and optionally `labels`, an idx .gz; or a table of numbers: a
     .csv, a .parquet, an .npz with `x` (N, D) and optionally `labels`; or text, a sentence a line: a .txt, a .txt.gz"""
-    size: Count | None = None
-    """images: resize the shorter side to this many pixels and crop the center to a square (default: as they are)"""
+    size: Annotated[int | str | None, BeforeValidator(image_size)] = None
+    """images: resize them to height x width, as 48x64, or to a square of N pixels a side (default: as they are)"""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """images, with a size: scale them to cover it and crop the center, scale them to fit inside it, which a model pads
+    by itself, or stretch each side"""
     color: Literal["auto", "gray", "rgb"] = "auto"
     """images: their channels; auto: gray where every image is gray, else rgb"""
     split: str | None = None

@@ -12,6 +12,7 @@ from fvae.model import LatentModel, Terms
 from fvae.recipes import RECIPES
 
 GREY, COLOR, VECTOR = (1, 8, 12), (3, 12, 8), (5,)
+ODD = (1, 7, 9)  # which models of two levels pad to 8x12
 EXACT = ("nice", "realnvp", "glow", "noisy_flow")  # flows, whose codes give the data back
 GAUSSIAN = ("vae", "cvae", "bn_vae")  # whose rate's mean over u is known
 
@@ -79,11 +80,14 @@ TABLE = [
     row("realnvp", GREY),
     row("realnvp", COLOR, classes=2, flow={"depth": 1}),
     row("realnvp", VECTOR),
+    row("realnvp", ODD, classes=2),
     row("glow", GREY),
     row("glow", COLOR, flow={"mixing": "shuffle", "coupling": "additive"}, bits=5),
     row("glow", GREY, flow={"actnorm": False}),
+    row("glow", ODD, bits=5),
     row("glow", VECTOR, classes=3),
     row("noisy_flow", GREY),
+    row("noisy_flow", ODD),
     row("noisy_flow", GREY, flow=FLOW | {"kind": "realnvp", "depth": 1}, bits=4),
     row("noisy_flow", COLOR, flow={"kind": "nice", "depth": 2, "width": 8}, classes=2),
     row("noisy_flow", VECTOR),
@@ -91,6 +95,7 @@ TABLE = [
     row("vae", COLOR, coder={"blocks": 2}, decoder=CHANNELS),
     row("vae", GREY, decoder=OPTIMAL | DENSITY, classes=3),
     row("vae", GREY, decoder=DENSITY),
+    row("vae", ODD, decoder=CHANNELS),
     row("vae", VECTOR, decoder={"std": "fixed"}),
     row("cvae", GREY),
     row("cvae", VECTOR, coder={"blocks": 0}),
@@ -104,11 +109,13 @@ TABLE = [
     row("f_vae", COLOR, posterior=CHANNELS, decoder=CHANNELS | {"sigma": 0.03, "least": 0.02}, classes=3),
     row("f_vae", GREY, posterior=NETWORK, coder={"block": "convnext"}, decoder=OPTIMAL | DENSITY),
     row("f_vae", VECTOR, posterior=CHANNELS, decoder=CHANNELS),
+    row("f_vae", ODD, posterior=CHANNELS, classes=2),
     row("f_vae", VECTOR, posterior=NETWORK, decoder={"sigma": 0.3}, classes=3),
     row("f_vae_general", GREY, flow={"depth": 1}),
     row("f_vae_general", GREY, rounds=3, flow={"depth": 1, "coupling": "additive"}, classes=3),
     row("f_vae_general", COLOR, flow={"depth": 1}, decoder=DENSITY | CHANNELS, bits=4),
     row("f_vae_general", VECTOR),
+    row("f_vae_general", ODD, flow={"depth": 1}),
     row("f_vae_reduced", GREY),
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),
     row("f_vae_reduced", VECTOR, coder={"size": 3}, posterior={"std": "network"}, decoder=OPTIMAL),

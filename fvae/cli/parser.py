@@ -18,7 +18,7 @@ OLD_FLAGS = {  # accepted, with a line that says so, until 1.0
     for old, new in names.items()
 }
 DATA_FLAGS = {"source": "--data", "data": "--data", "data.source": "--data"}
-METAVARS = {"data.source": "SRC", "data.labels": "FILE", "data.split": "NAME"}
+METAVARS = {"data.source": "SRC", "data.labels": "FILE", "data.split": "NAME", "data.size": "HxW"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         """Flags of the data to use a run on."""
         group = self.add_argument_group("data", "What is not given is as the run was trained.")
         fields = DataSettings.model_fields
-        for name in ("source", "size", "color", "labels"):
+        for name in ("source", "size", "fit", "color", "labels"):
             text = (fields[name].description or "").partition(" (default")[0]
             add_field(group, f"data.{name}", fields[name].annotation, text)
         for name in ("tokenizer", "vocabulary_size", "max_length"):  # accepted where they are those of the run

@@ -46,6 +46,11 @@ def run(parser: Parser, argv: list[str]) -> None:
     train = load_data(data, "train", like)
     test = load_data(data, "test", train.modality)
     torch.manual_seed(settings.seed)
+    classes = make.settings.model_fields.get("classes")
+    if classes and classes.default and "classes" not in model_settings:  # of a recipe that needs them
+        if train.labels is None:
+            raise InputError(f"{data.source}: expected labels, which {recipe} needs, found none", "source")
+        model_settings["classes"] = len(train.modality.classes) or int(train.labels.max()) + 1
     model = make(train.shape, **model_settings)
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)
@@ -159,7 +164,7 @@ def settings_of(
             if configs and name not in given:
                 raise InputError(f"{', '.join(map(str, configs))}: {name}: {error.message}") from None
             raise InputError(error.message, name) from None
-    return found[0], found[1], {name: getattr(found[2], name) for name in make.settings.model_fields}
+    return found[0], found[1], {name: getattr(found[2], name) for name in found[2].model_fields_set}
 
 
 def values_of(argv: list[str], *flags: str) -> list[str]:

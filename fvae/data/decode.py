@@ -36,16 +36,20 @@ def plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if gray else "RGB")
 
 
-def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize an image so that it just covers height and width, then crop its center."""
+def resized(image: Image.Image, height: int, width: int, fit: str) -> Image.Image:
+    """Scale an image so that it covers height and width and crop its center, so that it fits inside ("pad": a model
+    pads it), or each side by itself ("stretch")."""
     w, h = image.size
-    scale = max(width / w, height / h)
-    covering = max(width, round(w * scale)), max(height, round(h * scale))
-    if Image.MAX_IMAGE_PIXELS and math.prod(covering) > Image.MAX_IMAGE_PIXELS:
+    scales = {"crop": 2 * [max(width / w, height / h)], "pad": 2 * [min(width / w, height / h)]}
+    across, down = scales.get(fit, (width / w, height / h))
+    scaled = max(1, round(w * across)), max(1, round(h * down))
+    if Image.MAX_IMAGE_PIXELS and math.prod(scaled) > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{sides(h, w)} is too large once resized")
-    if covering != image.size:
-        image = image.resize(covering, Image.Resampling.LANCZOS)
-    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.LANCZOS)
+    if fit != "crop":
+        return image
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 

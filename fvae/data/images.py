@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fvae.data.decode import cover, open_image, sides
+from fvae.data.decode import open_image, resized, sides
 from fvae.data.files import reason
 from fvae.data.modality import Modality, Unit
 from fvae.data.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
@@ -61,7 +61,7 @@ class Images(Modality):
     def mismatch(self, other: Modality) -> str:
         found = super().mismatch(other)
         resizable = len(other.shape) == 3 and other.shape[1:] != self.shape[1:]
-        return f"{found}; resize them with `size` {min(self.shape[1:])}" if resizable else found
+        return f"{found}; resize them with `size` {sides(*self.shape[1:])} and `fit` crop" if resizable else found
 
     def to_stored(self, values: np.ndarray) -> np.ndarray:
         """8-bit values (N, C, H, W) of any integer type, or whole floats, as uint8."""
@@ -80,7 +80,8 @@ class Images(Modality):
     def read(self, names: Sequence[str]) -> Samples:
         """Image files, resized and cropped to this shape."""
         items = [Item(name, partial(open_image, Path(name))) for name in names]
-        images = decode_items(items, self.shape[0], self.shape[1:])
+        channels, height, width = self.shape
+        images = decode_items(items, channels, (height, width))
         if images.skipped:
             raise InputError(f"expected an image, found {images.skipped[0]}")
         return images
@@ -161,14 +162,14 @@ class Images(Modality):
 
 def load_images(data: DataSettings, part: str, like: Modality | None) -> Samples:
     """A part of a source's images, brought to a model's channels and, with ``data.size``, to its height and width."""
-    channels, size = {"auto": None, "gray": 1, "rgb": 3}[data.color], (data.size, data.size) if data.size else None
+    channels = {"auto": None, "gray": 1, "rgb": 3}[data.color]
+    height, _, width = str(data.size or "").partition("x")
+    size = (int(height), int(width or height)) if height else None
     if isinstance(like, Images):
-        channels, height, width = like.shape
-        if data.size not in (None, min(height, width)):
-            expected = f"expected {min(height, width)}, the model's images being {sides(height, width)}"
-            raise InputError(f"{expected}; found {data.size}", "size")
-        size = (height, width) if size else None
-    return decode_items(select(list_items(data.source), data, part), channels, size)
+        channels, *expected = like.shape
+        if size and data.fit != "pad" and size != tuple(expected):
+            raise InputError(f"expected {sides(*expected)}, the size of the model's images, found {data.size}", "size")
+    return decode_items(select(list_items(data.source), data, part), channels, size, data.fit)
 
 
 def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
@@ -220,11 +221,11 @@ def fault_of(item: Item) -> str:
         return reason(error)
 
 
-def decode_items(items: list[Item], channels: int | None, size: tuple[int, ...] | None) -> Samples:
+def decode_items(items: list[Item], channels: int | None, size: tuple[int, int] | None, fit: str = "crop") -> Samples:
     """Decode items into one array.
 
-    Without ``channels`` images are gray if all are, without a ``size`` (H, W) they must be of one size.
-    Raises ``InputError``.
+    Without ``channels`` images are gray if all are; they must be of one size, once they fit a ``size`` (H, W) if there
+    is one. Raises ``InputError``.
     """
     if channels not in (None, 1, 3):
         raise InputError(f"expected a model of images of 1 or 3 channels, as files have, found {channels}")
@@ -237,7 +238,7 @@ def decode_items(items: list[Item], channels: int | None, size: tuple[int, ...] 
                 if item.fault:
                     raise ValueError(item.fault)
                 image = item.open()
-                image = cover(image, size[0], size[1]) if size else image
+                image = resized(image, *size, fit) if size else image
                 image = image.convert({1: "L", 3: "RGB"}[channels]) if channels else image
             except Exception as error:  # decoders raise anything at all for a broken file
                 skipped.append(f"{item.name}: {reason(error)}")
@@ -247,8 +248,9 @@ def decode_items(items: list[Item], channels: int | None, size: tuple[int, ...] 
                 pixels = allocate((len(items), c, h, w))
             elif (h, w) != pixels.shape[2:]:
                 first = f"{decoded[0].name} {sides(*pixels.shape[2:])}"
-                found = f"found {first} and {item.name} {sides(h, w)}; resize them with `size`"
-                raise InputError(f"expected images of one size, {found}")
+                found = f"found {first} and {item.name} {sides(h, w)}"
+                advice = "choose crop or stretch as `fit`" if size else "resize them with `size`"
+                raise InputError(f"expected images of one size, {found}; {advice}")
             elif c > pixels.shape[1]:  # the first color image after gray ones
                 gray, pixels = pixels, allocate((len(items), c, h, w))
                 pixels[: len(decoded)] = gray[: len(decoded)]

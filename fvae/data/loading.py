@@ -17,7 +17,7 @@ from fvae.settings import DataSettings
 
 LOADERS: dict[Any, Any] = {Images: load_images, Table: load_table, Text: load_text}
 SETTINGS: dict[type[Modality], tuple[str, ...]] = {
-    Images: ("size", "color", "split"),
+    Images: ("size", "fit", "color", "split"),
     Table: ("allow_degenerate",),
     Text: ("tokenizer", "vocabulary_size", "max_length", "labels"),
 }

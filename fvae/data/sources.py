@@ -16,7 +16,16 @@ import numpy as np
 from PIL import Image
 
 from fvae.data.decode import open_image, plain
-from fvae.data.files import argument_named, local_path, optional_library, read_bytes, read_npz, reading, reason
+from fvae.data.files import (
+    argument_named,
+    check_expansion,
+    local_path,
+    optional_library,
+    read_bytes,
+    read_npz,
+    reading,
+    reason,
+)
 from fvae.errors import InputError
 
 TEST_SPLITS = ("test", "validation", "valid", "val")
@@ -116,6 +125,7 @@ def list_zip(path: Path) -> Splits:
         archive = zipfile.ZipFile(path)
 
     def read(member: zipfile.ZipInfo) -> Image.Image:
+        check_expansion(member.compress_size, member.file_size)
         return open_image(io.BytesIO(archive.read(member)))
 
     members = [member for member in archive.infolist() if not member.is_dir()]

@@ -18,14 +18,14 @@ class Exact(nn.Module):
 
 
 class ExactBins(Exact):
-    """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits lies in: log p = 0."""
+    """p(x|z) = 1 for the bin 0 .. 2^bits - 1 that z = (x + U) / 2^bits, or its top left corner, lies in: log p = 0."""
 
     likelihood = "a probability of bins, with uniform dequantization"
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int, height: int | None = None, width: int | None = None):
         super().__init__()
-        self.bits = bits
+        self.bits, self.height, self.width = bits, height, width
 
     def mean(self, z):
         """Bins, unrounded, so that encode(decode(e)) = e: a z in the middle of its bin gives that bin exactly."""
-        return z * 2**self.bits - 0.5
+        return z[..., : self.height, : self.width] * 2**self.bits - 0.5

@@ -2,7 +2,7 @@
 
 from fvae.flows.base import Chain, Flow, Inverse
 from fvae.flows.coupling import Checkerboard, Coupling
-from fvae.flows.dequantize import Dequantize, PointMass
+from fvae.flows.dequantize import Augment, Dequantize, PointMass
 from fvae.flows.elementwise import ActNorm, Elementwise, Standardize, scaling, with_classes
 from fvae.flows.linear import InvertibleConv
 from fvae.flows.multiscale import FactorOut, multiscale

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -68,13 +69,23 @@ def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, bl
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * positions, out))
 
 
+class ToImages(nn.ConvTranspose2d):
+    """The last layer of a generator of images."""
+
+    bias: nn.Parameter
+
+    def fit(self, x: Any) -> None:
+        """Start at the mean of images (B, C, H, W) by channel, which is far from 0 where they are dark."""
+        self.bias.data.copy_(x.mean((0, 2, 3)))
+
+
 def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:
     """The mirror image of ``vector_encoder``: (B, d) -> (B, C, H, W)."""
     c, h, w = shape
     widths = [width * 2**i for i in reversed(range(levels))]
     small = (widths[0], h >> levels, w >> levels)
     layers: list[nn.Module] = [nn.Linear(d, math.prod(small)), nn.Unflatten(1, small)]
-    for a, b in zip(widths, [*widths[1:], c], strict=True):
-        steps = (residual(a, a) for _ in range(blocks))
-        layers += [*steps, nn.ReLU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
+    ups = [*(levels - 1) * [nn.ConvTranspose2d], ToImages]
+    for a, b, up in zip(widths, [*widths[1:], c], ups, strict=True):
+        layers += [*(residual(a, a) for _ in range(blocks)), nn.ReLU(), up(a, b, 4, stride=2, padding=1)]
     return nn.Sequential(*layers)

@@ -1,5 +1,6 @@
 """The networks E, from data to latents, and G back, of a recipe, with their settings."""
 
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -12,12 +13,14 @@ from fvae.networks.by_shape import Shape, is_image, zero_layer
 from fvae.schema import Part, Width
 
 
-def check_sides(shape: Shape, divisor: int, argument: str) -> None:
-    """Refuse an image whose height or width ``divisor`` doesn't divide; raises ``InputError``."""
-    if is_image(shape) and (shape[1] % divisor or shape[2] % divisor):
-        size = -(-max(shape[1:]) // divisor) * divisor
-        found = f"found {shape[1]}x{shape[2]}; lower this setting, or take images of size {size}"
-        raise InputError(f"expected height and width divisible by {divisor}, {found}", argument)
+def halvable(shape: Shape, times: int, argument: str) -> Shape:
+    """The shape of images, padded so that they can be halved ``times``; raises ``InputError`` for far too many."""
+    if not is_image(shape):
+        return shape
+    c, h, w = shape
+    if times > (most := int(math.log2(8 * max(h, w)))):
+        raise InputError(f"expected at most {most} halvings of height and width {h}x{w}, found {times}", argument)
+    return (c, *(-(-side // 2**times) * 2**times for side in (h, w)))
 
 
 class Coder(Part):
@@ -26,8 +29,12 @@ class Coder(Part):
     squeeze_first: ClassVar[bool] = False
     """whether a flow of its latents begins with a squeeze, since E has none"""
 
+    def padded(self, shape: Shape) -> Shape:
+        """The shape that data of ``shape`` are padded to for E; the methods below are given that one."""
+        return shape
+
     def latent(self, shape: Shape) -> Shape:
-        """The latents' shape, for data of ``shape``; raises ``InputError`` for one that E can't halve."""
+        """The latents' shape, for data of ``shape``."""
         raise NotImplementedError
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:
@@ -78,8 +85,10 @@ class Squeezing(Coder, kind="squeezing"):
     tanh: bool = False
     """end G with tanh"""
 
+    def padded(self, shape: Shape) -> Shape:
+        return halvable(shape, self.squeezes, "coder.squeezes")
+
     def latent(self, shape: Shape) -> Shape:
-        check_sides(shape, 2 ** min(self.squeezes, 20), "coder.squeezes")
         if not is_image(shape):
             return shape
         return (shape[0] * 4**self.squeezes, *(side >> self.squeezes for side in shape[1:]))
@@ -116,8 +125,10 @@ class Strided(Coder, kind="strided"):
     blocks: int = Field(default=1, ge=0, le=1000)
     """residual steps at each scale"""
 
+    def padded(self, shape: Shape) -> Shape:
+        return halvable(shape, self.levels, "coder.levels")
+
     def latent(self, shape: Shape) -> Shape:
-        check_sides(shape, 2 ** min(self.levels, 20), "coder.levels")
         return (self.size,)
 
     def encoder(self, shape: Shape, outputs: int) -> nn.Module:

@@ -28,6 +28,7 @@ from fvae.networks.by_shape import Shape, is_image
 from fvae.networks.conv import conv
 from fvae.networks.mlp import coupling_mlp
 from fvae.networks.residual import zeroed
+from fvae.parts.coders import halvable
 from fvae.schema import Depth, Part, Width
 from fvae.transforms import Additive, Affine, Transform
 
@@ -46,9 +47,9 @@ class FlowPart(Part):
         """A flow of ``shape`` to itself for inside a posterior, the identity at the start; raises ``InputError``."""
         raise InputError(f"expected one that can stand inside a posterior, as glow, found {self.kind}", "flow")
 
-    def divisor(self, squeeze_first: bool = True) -> int:
-        """What an image's height and width must be divisible by."""
-        return 1
+    def padded(self, shape: Shape, squeeze_first: bool = True) -> Shape:
+        """The shape that data or latents of ``shape`` are padded to for this flow."""
+        return shape
 
 
 class NoFlow(FlowPart, kind="none"):
@@ -69,8 +70,8 @@ class MultiscaleFlow(FlowPart):
     levels: Depth = 3
     """scales; half of the channels leave after each (images only)"""
 
-    def divisor(self, squeeze_first: bool = True) -> int:
-        return 2 ** min(self.levels - (not squeeze_first), 20)  # no image is larger
+    def padded(self, shape: Shape, squeeze_first: bool = True) -> Shape:
+        return halvable(shape, self.levels - (not squeeze_first), "flow.levels")
 
 
 class Glow(MultiscaleFlow, kind="glow"):

@@ -4,16 +4,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fvae.flows import Chain, Elementwise
 from fvae.model import LatentModel
 from fvae.parts.coders import Coder, Identity, Squeezing, Strided
 from fvae.parts.decoders import Decoder, GaussianDecoder
 from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, Posterior, TwoSided
-from fvae.recipes.models import exact_model, from_data, latent_model
+from fvae.recipes.models import exact_model, latent_model
 from fvae.recipes.registry import Bits, Classes, Shape, recipe, variant
 from fvae.schema import Depth, Positive, Width
-from fvae.transforms import Affine
 
 __all__ = ["bn_vae", "cvae", "f_vae", "f_vae_general", "f_vae_reduced", "glow", "nice", "noisy_flow", "realnvp", "vae"]
 
@@ -180,10 +178,4 @@ def f_vae_general(
         >>> model.elbo(torch.randn(3, 4)).shape
         torch.Size([3])
     """
-    model = latent_model(shape, coder, Noise(sigma=sigma, std="network"), flow, decoder, classes, bits)
-    flows = [model.posterior]
-    for _ in range(rounds - 1):
-        net = from_data(coder.encoder(shape, 2), model.modality)
-        flows += [flow.couplings(model.latent), Elementwise(net, Affine(bound=3.0))]
-    model.posterior = Chain(*flows)
-    return model
+    return latent_model(shape, coder, Noise(sigma=sigma, std="network"), flow, decoder, classes, bits, rounds)

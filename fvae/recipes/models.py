@@ -7,36 +7,54 @@ from torch import nn
 from fvae.conditioners import ClassMeans, FromBins
 from fvae.data import Images, Modality, Table
 from fvae.decoders import Exact, ExactBins
-from fvae.flows import Dequantize, Flow, PointMass, Standardize, with_classes
+from fvae.flows import Augment, Chain, Dequantize, Elementwise, Flow, PointMass, Standardize, with_classes
 from fvae.model import LatentModel
 from fvae.networks.by_shape import Shape, is_image
-from fvae.parts.coders import Coder, check_sides
+from fvae.parts.coders import Coder
 from fvae.parts.decoders import Decoder
 from fvae.parts.flows import FlowPart
 from fvae.parts.posteriors import Posterior
+from fvae.transforms import Affine
 
 
 def exact_model(shape: Shape, flow: FlowPart, classes: int, bits: int) -> LatentModel:
     """A flow on the data themselves: the posterior is dequantization, or nothing, and the decoder exact."""
-    data = modality(shape, bits)
-    check_sides(shape, flow.divisor(), "flow.levels")
-    prior = prior_of(shape, flow, classes)[0]
+    data, latent = modality(shape, bits), flow.padded(shape)
+    prior = prior_of(latent, flow, classes)[0]
     if isinstance(data, Images):
-        return assemble(data, Dequantize(data.bits), ExactBins(data.bits), prior, shape)
-    return assemble(data, PointMass(), Exact(), prior, shape)
+        return assemble(data, Dequantize(data.bits), ExactBins(data.bits, *shape[1:]), prior, shape, latent)
+    return assemble(data, PointMass(), Exact(), prior, shape, latent)
 
 
 def latent_model(
-    shape: Shape, coder: Coder, posterior: Posterior, flow: FlowPart, decoder: Decoder, classes: int, bits: int
+    shape: Shape, coder: Coder, posterior: Posterior, flow: FlowPart, decoder: Decoder, classes: int, bits: int, n=0
 ) -> LatentModel:
-    """Posterior and decoder of a coder's networks, and the density of a flow as the prior."""
-    data, latent = modality(shape, bits), coder.latent(shape)
-    if is_image(latent):
-        check_sides(shape, shape[1] // latent[1] * flow.divisor(coder.squeeze_first), "flow.levels")
-    encoder = from_data(coder.encoder(shape, posterior.outputs), data)
-    decoded = decoder.build(coder.generator(shape), shape, data.bits)
+    """Posterior and decoder of a coder's networks, and the density of a flow as the prior.
+
+    With ``n`` the posterior is a chain of so many, with flows between them.
+    """
+    data, image = modality(shape, bits), coder.padded(shape)
+    code = coder.latent(image)
+    latent = flow.padded(code, coder.squeeze_first)
+
+    def encoder(outputs: int) -> nn.Module:
+        net = resized(coder.encoder(image, outputs), shape, image, code, code)
+        return FromBins(net, data.bits) if isinstance(data, Images) else net
+
+    first = encoder(posterior.outputs)
+    decoded = decoder.build(resized(coder.generator(image), latent, code, image, shape), shape, data.bits)
     prior, means = prior_of(latent, flow, classes, coder.squeeze_first)
-    return assemble(data, posterior.build(encoder, latent, means), decoded, prior, latent)
+    flows = [posterior.build(first, code, means)]
+    for _ in range(n - 1):
+        flows += [flow.couplings(code), Elementwise(encoder(2), Affine(bound=3.0))]
+    return assemble(data, Chain(*flows) if n else flows[0], decoded, prior, code, latent)
+
+
+def resized(net: nn.Module, given: Shape, taken: Shape, made: Shape, wanted: Shape) -> nn.Module:
+    """A network whose images are padded with zeros, or cropped, from ``given`` to ``taken`` and to ``wanted``."""
+    pads = [(0, b[2] - a[2], 0, b[1] - a[1]) if a != b else None for a, b in ((given, taken), (made, wanted))]
+    before, after = ([nn.ZeroPad2d(pad)] if pad else [] for pad in pads)
+    return nn.Sequential(*before, net, *after) if before or after else net
 
 
 def prior_of(latent: Shape, flow: FlowPart, classes: int, squeeze_first: bool = True) -> tuple[Flow, ClassMeans | None]:
@@ -46,17 +64,15 @@ def prior_of(latent: Shape, flow: FlowPart, classes: int, squeeze_first: bool = 
     return with_classes(density, means), means if getattr(density, "translation", False) else None
 
 
-def assemble(data: Modality, posterior: nn.Module, decoder: nn.Module, prior: Flow, latent: Shape) -> LatentModel:
-    """A model of images, which the networks scale inside, or of tables, which come in any units."""
+def assemble(
+    data: Modality, posterior: nn.Module, decoder: nn.Module, prior: Flow, code: Shape, latent: Shape
+) -> LatentModel:
+    """A model of images, scaled inside, or tables, in any units; its ``latent`` may be larger than the posterior's."""
     preprocess = Standardize(*data.shape) if isinstance(data, Table) else None
+    posterior = posterior if code == latent else Augment(posterior, code, latent)
     return LatentModel(posterior, decoder, prior, data.shape, latent, preprocess, data)
 
 
 def modality(shape: Shape, bits: int) -> Modality:
     """What data of a shape are: images in bins, or a table."""
     return Images(shape, bits=bits) if is_image(shape) else Table(shape)
-
-
-def from_data(net: nn.Module, data: Modality) -> nn.Module:
-    """A network of preprocessed data: bins are brought to [-1, 1]."""
-    return FromBins(net, data.bits) if isinstance(data, Images) else net

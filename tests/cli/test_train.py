@@ -1,5 +1,6 @@
 """``fvae train`` and ``fvae demo``: what a run holds, where its settings come from, and how it is resumed."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from command_line import DIGITS, STEPS, contents, table
+from sources import pngs, write_folder
 
 from fvae.runs import load
 
@@ -146,6 +148,26 @@ def test_a_trained_run_without_its_checkpoint_is_not_trained_anew(fvae, copy):
     found = fvae("train", "--out", "OUT/r", "--resume", "--train.steps", 6)
     assert found.status == 2 and "is trained but has no checkpoints/last.ckpt to resume from" in found.err
     assert contents(folder) == before
+
+
+# Images as they come
+
+
+def test_images_of_any_size_and_number_of_classes(fvae, tmp_path):
+    """Of 30x45 pixels scaled to 10x15, which a model pads inside, and as many classes as there are folders."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        write_folder(tmp_path / "data" / name, pngs(rng.integers(0, 256, (4, 30, 45), dtype=np.uint8)))
+    data = ["--data", "OUT/data", "--data.size", "10x20", "--data.fit", "pad"]
+    assert fvae("train", "cvae", *data, "--out", "OUT/r/run", *SMALL, *STEPS).status == 0
+    config = json.loads((tmp_path / "r/run/config.json").read_text())
+    assert (config["shape"], config["settings"]["classes"], config["labels"]) == ([1, 10, 15], 3, ["a", "b", "c"])
+    assert fvae("train", "--out", "OUT/r/run", "--resume", "--train.steps", 6).status == 0
+    for name, verb in {"s.npz": "sample", "c.npz": "encode"}.items():
+        assert fvae(verb, "OUT/r/run", "--out", f"OUT/r/{name}").status == 0
+    assert np.load(tmp_path / "r/s.npz")["images"].shape[1:] == (10, 15, 1)
+    other = ["--data", "OUT/data", "--data.fit", "stretch", "--data.size"]
+    assert [fvae("evaluate", "OUT/r/run", *other, size).status for size in ("10x15", "10x20")] == [0, 2]
 
 
 # What is said of data

@@ -9,6 +9,7 @@ from sources import png, pngs, read, write_folder, write_zip
 
 from fvae.data import Images, Modality, Table
 from fvae.errors import InputError
+from fvae.settings import DataSettings
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (12, 5, 7, 3), dtype=np.uint8)
 GRAYS = PICTURES[..., 0]
@@ -113,16 +114,38 @@ def test_size_resizes_the_shorter_side_and_crops_the_center(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.npz", size=4).values[0], cropped[0])
 
 
+def test_size_and_fit(tmp_path):
+    """Height and width in any form; crop and stretch fill them, pad fits inside them and keeps the proportions."""
+    image = np.random.default_rng(0).integers(0, 256, (6, 12, 3), dtype=np.uint8)
+    path = write_folder(tmp_path / "f", {"0.png": png(image)})
+    for size in ("4x6", [4, 6], (4, 6)):
+        assert read(path, size=size).shape == (3, 4, 6) and read(path, size=size, fit="pad").shape == (3, 3, 6)
+    assert DataSettings(size="4x4").size == DataSettings(size=[4, 4]).size == DataSettings(size=4).size == 4
+    stretched = np.asarray(Image.fromarray(image).resize((5, 9), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read(path, size="9x5", fit="stretch").values[0], stretched)
+    assert read(path, size="9x5", fit="stretch", like=Images((3, 9, 5))).shape == (3, 9, 5)
+    assert read(path, size=6, fit="pad", like=Images((3, 3, 6))).shape == (3, 3, 6)
+    write_folder(path, {"1.png": png(image[:, :6])})
+    message = r"expected images of one size, found 0.png 3x6 and 1.png 6x6; choose crop or stretch as `fit`$"
+    with pytest.raises(InputError, match=message):
+        read(path, size=6, fit="pad")
+    for wrong in ("big", "4x", "0x4", 0, -1, 2.5, "4x4x4", [4, "x"], 10**7, True):
+        with pytest.raises(
+            InputError, match=r"^size: expected a number of pixels, as 64, or height x width, as 48x64,"
+        ):
+            DataSettings(size=wrong)
+
+
 def test_images_are_brought_to_the_shape_of_a_model(tmp_path):
     path = write_folder(tmp_path, pngs(PICTURES))
     assert read(path, like=Images((1, 5, 7))).shape == (1, 5, 7)
     assert read(path, size=4, like=Images((3, 4, 4))).shape == (3, 4, 4)
-    assert read(path, size=4, like=Images((3, 4, 6))).shape == (3, 4, 6)
+    assert read(path, size="4x6", like=Images((3, 4, 6))).shape == (3, 4, 6)
     assert read(path, like=Modality((3, 5, 7))).shape == (3, 5, 7)
-    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with `size` 4$"
+    message = r"expected images of 4x4 rgb, found images of 5x7 rgb; resize them with `size` 4x4 and `fit` crop$"
     with pytest.raises(InputError, match=message):
         read(path, like=Images((3, 4, 4)))
-    with pytest.raises(InputError, match=r"^size: expected 4, the model's images being 4x4; found 8$"):
+    with pytest.raises(InputError, match=r"^size: expected 4x4, the size of the model's images, found 8$"):
         read(path, size=8, like=Images((3, 4, 4)))
     with pytest.raises(InputError, match="expected a model of images of 1 or 3 channels, as files have, found 2"):
         read(path, like=Images((2, 5, 7)))

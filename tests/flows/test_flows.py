@@ -21,6 +21,7 @@ from fvae.conditioners import (
 )
 from fvae.flows import (
     ActNorm,
+    Augment,
     Chain,
     Checkerboard,
     Coupling,
@@ -115,6 +116,7 @@ TABLE = {
     "actnorm of vectors": Row(lambda: ActNorm((5,)), (5,)),
     "standardize": Row(standardize, (5,)),
     **{f"dequantize to {b} bits": Row(lambda b=b: Dequantize(b), IMAGE, in_bins(b, *IMAGE)) for b in (1, 5, 8)},
+    "augmented": Row(lambda: Augment(Dequantize(5), (2, 3, 2), IMAGE, 0.2), IMAGE, in_bins(5, 2, 3, 2)),
     "elementwise, affine": Row(lambda: Elementwise(Net(3, 8), BOUND), (4,), floats(3)),
     "elementwise, additive": Row(lambda: Elementwise(Net(3, 4), Additive()), (4,), floats(3)),
     "elementwise, shared std": Row(lambda: Elementwise(SharedStd(Net(3, 4), 0.3)), (4,), floats(3)),

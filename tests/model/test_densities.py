@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SEEN, perturb
 from small import Net, bins, each, image_flow, vector_flow
 from torch import Tensor
 
 from fvae.decoders import ExactBins
 from fvae.density import bits_per_dim, log_normal
-from fvae.flows import ActNorm, Chain, Dequantize, FactorOut, Flatten, Flow, Inverse
+from fvae.flows import ActNorm, Augment, Chain, Dequantize, FactorOut, Flatten, Flow, Inverse
 from fvae.model import LatentModel
 from fvae.recipes import RECIPES, Glow, f_vae, glow, vae
 from fvae.transforms import Affine
@@ -33,6 +34,36 @@ def grid_around(points: Tensor, steps: int = 401) -> tuple[Tensor, Tensor]:
 def log_density(flow: Flow, x: Tensor) -> Tensor:
     e, log_det = flow(x)
     return log_normal(e) + log_det
+
+
+class AroundCorner(Flow):
+    """A flow of the corner of an image, beside the density of what augments it."""
+
+    def __init__(self, flow: Flow, augment: Augment):
+        super().__init__()
+        self.flow, self.augment = flow, augment
+
+    def forward(self, x, cond=None):
+        corner, a = self.augment.corner(x), self.augment
+        e, log_det = self.flow(corner)
+        noise = (x - F.pad(corner, a.padding, "replicate")) / a.std
+        outside = F.pad(torch.zeros_like(corner[0]), a.padding, value=1.0) > 0
+        return torch.cat([e, noise[:, outside]], 1), log_det - outside.sum() * math.log(a.std)
+
+
+@torch.no_grad()
+def test_padding_costs_nothing_under_a_prior_that_knows_it():
+    """For any noise the bound is then that of the model without padding; the likelihood is not exact any more."""
+    small, large, bits = (2, 3, 2), (2, 4, 4), 4
+    flow = perturb(Chain(ActNorm(small), Flatten(small)))
+    posterior = Augment(Dequantize(bits), small, large)
+    padded = LatentModel(posterior, ExactBins(bits, *small[1:]), AroundCorner(flow, posterior), small, large)
+    plain = LatentModel(Dequantize(bits), ExactBins(bits), flow, small, small)
+    x, u = bins(5, small, bits), torch.randn(5, *large)
+    terms, expected = padded(x, u=u), plain(x, u=posterior.corner(u))
+    torch.testing.assert_close(terms.rate + terms.distortion, expected.rate + expected.distortion)
+    with pytest.raises(ValueError, match="no exact likelihood; elbo gives a lower bound"):
+        padded.log_prob(x)
 
 
 def factored_out() -> Flow:

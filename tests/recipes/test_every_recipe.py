@@ -143,7 +143,10 @@ def test_closed_form_and_sampled_terms_agree_in_mean(row):
 @every_recipe
 @torch.no_grad()
 def test_codes(row):
-    """Codes are flat, as many as the latent's values, and mean one z each; a flow's are exact in both directions."""
+    """Codes are flat, as many as the latent's values, and mean one z each; a flow's give the data back exactly.
+
+    Without padding, of which the data say nothing, data give a flow's code back, too.
+    """
     model, x, y, _ = row.ready(0.1)
     model.double().eval()
     x, e = x.double(), torch.randn(6, math.prod(model.latent), dtype=torch.float64)
@@ -152,6 +155,7 @@ def test_codes(row):
     torch.testing.assert_close(model.prior(model.prior.inverse(code, y), y)[0], code, rtol=1e-8, atol=1e-8)
     if row.recipe in EXACT:
         torch.testing.assert_close(model.decode(code, y), x, rtol=0, atol=1e-7)
+    if row.recipe in EXACT and model.latent == row.shape:
         torch.testing.assert_close(model.encode(model.decode(e, y), y), e, rtol=1e-8, atol=1e-7)
 
 

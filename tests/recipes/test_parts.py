@@ -15,6 +15,7 @@ from fvae.density import total
 from fvae.flows import Checkerboard, Coupling, Flatten, InvertibleConv, Permute
 from fvae.networks.residual import Residual
 from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, Strided, bn_vae, glow, recipe, vae, variant
+from fvae.statistics import initialize
 from fvae.transforms import Additive
 
 
@@ -248,3 +249,14 @@ def test_a_recipe_names_its_source_and_explains_its_settings(name):
         parts = setting.annotation.choices().values() if hasattr(setting.annotation, "choices") else []
         assert setting.description or (all(part.__doc__ for part in parts) and parts)
         assert all(field.description for part in parts for field in part.model_fields.values())
+
+
+@torch.no_grad()
+def test_a_generator_of_images_starts_at_their_mean():
+    """Of dark images, too, whose bound is then below uniform bins before any step."""
+    model = make("vae", (3, 9, 8), decoder={"sigma": 0.1})
+    x = torch.randint(20, (64, 3, 9, 8)) + torch.tensor([0, 5, 10])[:, None, None]
+    initialize(model, x)
+    mean = model.sample(200).mean((0, 2, 3))
+    torch.testing.assert_close(mean, x.float().mean((0, 2, 3)), rtol=0, atol=6)
+    assert -model.elbo(x).mean() < 8 * math.log(2) * 216
