@@ -1,6 +1,7 @@
 """The parser of a command's flags: those of settings by their schema, and the flag that an argument has."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,10 @@ class Parser(argparse.ArgumentParser):
             same = [flag for flag in flags if flag.endswith(f".{word.lstrip('-')}")]  # --lr of --train.lr
             near = f"did you mean {same[0]}?" if same else did_you_mean(word, flags).strip()
             self.error(f"unrecognized argument {word}{near and '; ' + near}")
-        return vars(args)
+        found = vars(args)
+        for name in {"out", "json"} & found.keys():
+            need_another_file(found, name)
+        return found
 
     def flag_of(self, argument: str) -> str:
         """The flag of an argument of the library, "" where there is none."""
@@ -84,6 +88,16 @@ class Parser(argparse.ArgumentParser):
         for name, field in schema.model_fields.items():
             add_setting(group, f"{prefix}.{name}", field, field.default)
         self.flags |= DATA_FLAGS if prefix == "data" else {}
+
+
+def need_another_file(args: dict[str, Any], name: str) -> None:
+    """Refuse an output that is one of the files that the other arguments name; raises ``InputError``."""
+    out = args[name]
+    others = [value for other, value in args.items() if other != name]
+    for value in [v for other in others for v in (other if isinstance(other, list) else [other])]:
+        is_path = isinstance(value, str | Path) and os.path.exists(value)
+        if out and is_path and out.is_file() and os.path.samefile(out, value):
+            raise InputError(f"{out}: is read by this command; use another name", name)
 
 
 def add_setting(group: Any, name: str, field: FieldInfo, default: Any) -> None:

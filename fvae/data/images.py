@@ -196,6 +196,8 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     if test or not images:
         return items  # without images, for decode_items to say what they are
     names = first_names([items[i].name for i in images], [digest(items[i].content()) for i in images])
+    if len(set(names)) == 1:  # all are equal, which is said before training: any of them can be held out
+        names = [items[i].name for i in images]
     chosen = part_of(names, data.held_out, part, "images")
     faulty = [i for i, item in enumerate(items) if item.fault] if part == "train" else []
     return [items[i] for i in sorted([*faulty, *(images[j] for j in chosen)])]

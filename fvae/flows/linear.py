@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from fvae.flows.base import Flow
 from fvae.precision import without_autocast
 
+MAX_CHANNELS = 4096  # whose matrix takes ten seconds to draw; the time grows with the cube of their number
+
 
 class InvertibleConv(Flow):
     """z = W x at each position, W = P L (U + diag(s)), log |det| = H W sum log |s| (Kingma & Dhariwal, 2018).
@@ -17,6 +19,8 @@ class InvertibleConv(Flow):
 
     A step that moves every entry by the learning rate moves W by up to C times that, and from about 100 channels on
     training at the networks' rate explodes: the optimizer gives it ``lr_scale`` = min(1, 16 / C) times that rate.
+
+    Raises ``ValueError`` for more than 4,096 channels.
     """
 
     order: Tensor
@@ -25,6 +29,8 @@ class InvertibleConv(Flow):
 
     def __init__(self, channels: int):
         super().__init__()
+        if channels > MAX_CHANNELS:
+            raise ValueError(f"expected at most {MAX_CHANNELS:,} channels to mix, found {channels:,}")
         rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
         p, lower, upper = torch.linalg.lu(rotation)
         s = upper.diagonal()

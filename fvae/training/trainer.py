@@ -327,6 +327,8 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     """
     asked = {name: getattr(settings, name) for name in ("accelerator", "devices", "nodes", "strategy")}
     try:
+        if settings.devices > (most := max(torch.accelerator.device_count(), os.cpu_count() or 1, 8)):
+            raise InputError(f"expected at most {most} on this machine, found {settings.devices}", "devices")
         return Fabric(**{"num_nodes" if name == "nodes" else name: value for name, value in asked.items()})
     except (ValueError, RuntimeError, ImportError) as error:
         changed = [name for name, value in asked.items() if value != getattr(TrainSettings(), name)] or ["accelerator"]

@@ -72,6 +72,7 @@ MISTAKES = {
     "evaluate run --json run/config.json": "--json: run/config.json: belongs to a run; use another name",
     "sample run --out images": "--out: images: expected a new or empty folder, found one with files in it",
     "sample run --out s.png --seed 99999999999": "--seed: expected 0 or more and below 2^32, found 99999999999",
+    "score run --data rows.csv --out rows.csv": "--out: rows.csv: is read by this command; use another name",
     "evaluate run --json empty": "--json: empty: expected a file's name, found a folder",
     "score run --out empty": "--out: empty: expected a name that ends in .csv",
     # resuming
