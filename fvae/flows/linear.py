@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from fvae.errors import InputError
 from fvae.flows.base import Flow
 from fvae.precision import without_autocast
 
@@ -30,7 +31,7 @@ class InvertibleConv(Flow):
     def __init__(self, channels: int):
         super().__init__()
         if channels > MAX_CHANNELS:
-            raise ValueError(f"expected at most {MAX_CHANNELS:,} channels to mix, found {channels:,}")
+            raise InputError(f"expected at most {MAX_CHANNELS:,} channels to mix, found {channels:,}")
         rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
         p, lower, upper = torch.linalg.lu(rotation)
         s = upper.diagonal()

@@ -194,9 +194,13 @@ def test_one_value_is_enough_without_a_flow():
     [
         ("nice", (300,), {"flow": {"kind": "nice", "width": 65536, "hidden": 1000}}),  # layer by layer
         ("vae", (3, 32, 32), {"coder": {"kind": "strided", "width": 60000}}),  # in a single weight
-        ("glow", (2**17,), {}),  # in a matrix that is no weight yet
     ],
 )
 def test_a_model_that_would_fill_the_memory_is_refused_with_its_size(recipe, shape, settings):
     with pytest.raises(InputError, match=r"^expected a model of at most .* GiB of weights.*found one of [\d,.]+ GiB"):
         RECIPES[recipe](shape, **settings)
+
+
+def test_mixing_of_too_many_channels_is_refused():
+    with pytest.raises(InputError, match=r"^expected at most 4,096 channels to mix, found 131,072$"):
+        RECIPES["glow"]((2**17,))
