@@ -99,9 +99,18 @@ def checked(schema: type[Schema], values: dict[str, Any], lax: bool = False) -> 
     Raises ``InputError`` with the first value that the schema refuses, by its name.
     """
     try:
-        return schema.model_validate(values, strict=False if lax else None, context={"lax": True} if lax else None)
+        if lax:
+            return schema.model_validate(without_bools(values), strict=False, context={"lax": True})
+        return schema.model_validate(values)
     except ValidationError as error:
         raise refusal(error, schema, lax) from None
+
+
+def without_bools(values: Any) -> Any:
+    """Nested settings with true and false as text, which unlike these is no number."""
+    if isinstance(values, dict):
+        return {name: without_bools(value) for name, value in values.items()}
+    return str(values).lower() if isinstance(values, bool) else values
 
 
 def refusal(error: ValidationError, schema: type[BaseModel], lax: bool = False) -> InputError:

@@ -36,6 +36,7 @@ CONFIGS = {
     "typo.yaml": "data: {source: digits}\ntrain: {stepz: 3}\n",
     "section.yaml": "data: {source: digits}\ntrian: {steps: 3}\n",
     "type.yaml": "data: {source: digits}\ntrain: {steps: three}\n",
+    "bool.yaml": "data: {source: digits}\ntrain: {steps: true}\n",
     "model.yaml": "recipe: f_vae\ndata: {source: digits}\nmodel: {flow: {depth: 0}}\n",
     "flat.yaml": "data: digits\n",
     "broken.yaml": "data: {source: [\n: :",

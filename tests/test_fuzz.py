@@ -1,7 +1,7 @@
 """Odd inputs of every command: each ends with sound output, or is refused in one line and leaves nothing behind.
 
-Cases are drawn by a seed, until the time is over. Others, and more of them:
-    FUZZ_SEED=1 FUZZ_SECONDS=600 python -m pytest tests/test_fuzz.py
+Cases are drawn by a seed, a fixed number of them as far as the time allows. Others, and more of them:
+    FUZZ_SEED=1 FUZZ_CASES=10000 FUZZ_SECONDS=600 python -m pytest tests/test_fuzz.py
 A fault is named by its seed and number, by which ``run_case`` repeats it.
 """
 
@@ -27,7 +27,9 @@ from sources import LINES, pngs, write_folder, write_lines
 
 from fvae.cli import main
 
-SEED, SECONDS = int(os.environ.get("FUZZ_SEED", "0")), float(os.environ.get("FUZZ_SECONDS", "40"))
+SEED, CASES, SECONDS = (
+    int(os.environ.get(f"FUZZ_{k}", n)) for k, n in {"SEED": 0, "CASES": 800, "SECONDS": 40}.items()
+)
 LONGEST, MEMORY = 30, 2**32  # seconds of a command; bytes beyond those of this process
 SHORT = "--train.steps 2 --train.eval_interval 1 --train.batch_size 4 --train.eval_samples 4 --data.held_out 0.3"
 TRAIN = {  # a run of each modality: its name is the name of its data without the suffix
@@ -193,7 +195,7 @@ def limits() -> Iterator[None]:
 @pytest.mark.timeout(SECONDS + 120)
 def test_odd_inputs_end_with_sound_output_or_one_line(healthy, limits, tmp_path):
     faults, number, end = [], 0, time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    while number < CASES and time.monotonic() < end:
         if fault := run_case(healthy, tmp_path / "case", f"{SEED}:{number}"):
             faults.append(fault)
         number += 1

@@ -144,8 +144,8 @@ def table(args: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def path(text: str) -> Path:
     """The type of an argument that takes a file or folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected a path, found {'a NUL character' if text else 'nothing'}")
     return Path(text)
 
 

@@ -44,6 +44,7 @@ MISTAKES = {
     f"{TRAIN} --config typo.yaml": "typo.yaml: train.stepz: no such setting; did you mean steps?",
     f"{TRAIN} --config section.yaml": "section.yaml: trian: no such setting; did you mean train?",
     "train f_vae --out OUT/r --config type.yaml": "type.yaml: train.steps: input should be a valid integer, unable to",
+    "train f_vae --out OUT/r --config bool.yaml": "bool.yaml: train.steps: input should be a valid integer, unable to",
     "train --out OUT/r --config model.yaml": "model.yaml: model.flow.depth: input should be greater than or equal to",
     f"{TRAIN} --config=none.yaml": "none.yaml: no such file",
     f"{TRAIN} --config": "--config: expected one argument (fvae train f_vae --help lists the arguments)",
