@@ -11,7 +11,7 @@ import numpy as np
 
 from fvae.cli.parser import Parser, at_least, path
 from fvae.cli.progress import with_progress
-from fvae.cli.run_data import data_of, devices, load_model, say
+from fvae.cli.run_data import data_of, devices, load_model, say, say_trivial
 from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.files import need_file, write_text
@@ -20,6 +20,7 @@ from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 TIME_LIMIT = 100  # seconds for the bounds, after which no batch is begun; the latent's figures take as long again
+FITTED = 50  # samples at least to which a trivial model is fitted, for comparison
 LATENT_SAMPLES = 10_000  # at most, since mutual information takes the square of their number
 
 
@@ -59,6 +60,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
     print_report(model, found, len(data), len(known))
+    if "data.source" not in args and len(data) >= FITTED:
+        say_trivial(model, found[model.modality.unit.key], data, data, args["run"])
 
 
 def add_scoring(parser: Parser) -> None:

@@ -3,7 +3,7 @@
 import sys
 
 from fvae.cli.parser import Parser, at_least
-from fvae.cli.run_data import data_of, load_model, need_visible
+from fvae.cli.run_data import data_of, load_model, need_visible, say
 from fvae.metrics import encode
 
 OUT_HELP = "a picture; for text a .txt (default: printed)"
@@ -21,6 +21,9 @@ def run(parser: Parser, argv: list[str]) -> None:
     model = load_model(args["run"])
     need_visible(model, args["run"], out)
     modality = model.modality
+    if getattr(model.decoder, "exact", False):
+        recipe = model.config["recipe"]
+        say([f"{args['run']}: a {recipe} reconstructs exactly by construction, which proves nothing of its training"])
     samples, what = data_of(model, args)
     samples = samples.spread(args["n"])
     data, back = modality.to_output(samples.values), modality.decode(model, *encode(model, samples))

@@ -1,7 +1,6 @@
 """``fvae train``: a recipe on data into a run folder."""
 
 import argparse
-import math
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from fvae.cli.memory import keep_freed_memory
 from fvae.cli.model_flags import add_model_flags, merged, old_settings
 from fvae.cli.parser import Parser, table
+from fvae.cli.run_data import say_trivial
 from fvae.cli.training_log import TrainingLog
 from fvae.data import TOKENIZER_FILE, Modality, Text, Tokenizer, load_data, modality_of
 from fvae.errors import InputError, did_you_mean
@@ -69,12 +69,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         unit, last = model.modality.unit, rows[-1]
         best = f"best held-out {last[f'best_{unit.key}']:.4f} {unit.name} at step {last['best_step']}"
         print(f"{out}: step {last['step']}, {best}")
-        nats, trivial = model.modality.trivial_bound(train, test)
-        if not last[f"best_{unit.key}"] <= (bound := unit.from_nats(nats)):
-            why = f"perhaps {last['step']} steps are too few, or --train.lr {settings.lr:g} is too high"
-            small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
-            why += f", or a latent of {math.prod(model.latent)} is too small" if small else ""
-            print(f"{out}: worse than {trivial} ({bound:.4f} {unit.name}): {why}", file=sys.stderr)
+        say_trivial(model, last[f"best_{unit.key}"], train, test, out)
 
 
 class Terminated(Exception):

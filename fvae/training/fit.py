@@ -21,6 +21,7 @@ from fvae.flows.fused import set_reversible
 from fvae.flows.fused.steps import all_steps
 from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
+from fvae.precision import emulates_bfloat16
 from fvae.runs import load, save
 from fvae.runs.config import description, write_config
 from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
@@ -83,6 +84,8 @@ def fit(
     train, test = as_samples(model, data, test, labels)
     check_training(model, train, settings)
     fabric = make_fabric(settings)
+    if settings.precision == "bf16-mixed" and emulates_bfloat16(fabric.device):
+        warnings.warn("precision bf16-mixed: this CPU emulates bfloat16, many times slower than 32-true", stacklevel=2)
     run = None if run is None else Path(run)
     content: dict[str, Any] = {}
     changed: list[str] = []

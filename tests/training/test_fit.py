@@ -1,6 +1,7 @@
 """``fit``: what a training does, in memory and into a run folder."""
 
 import functools
+import sys
 import time
 import warnings
 
@@ -372,6 +373,7 @@ def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
     assert {n for name, n in counts.items() if name.startswith("training")} == {1 + 12}  # initialization, and the steps
 
 
+@pytest.mark.filterwarnings("ignore:precision bf16-mixed")
 def test_bf16_keeps_the_flow_in_float32():
     """Under bf16-mixed the networks compute in bfloat16, terms and weights stay float32, and it trains."""
     model, images = glow((1, 8, 8), flow=Glow(levels=1, depth=2, width=16), bits=4), toy_images()
@@ -382,6 +384,9 @@ def test_bf16_keeps_the_flow_in_float32():
     fit(model, images, images, steps=6, precision="bf16-mixed", warmup=0, **QUICK)
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert seen["terms"] == torch.float32
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="this CPU emulates bfloat16"):
+        patch.setattr(sys.modules["fvae.training.fit"], "emulates_bfloat16", lambda device: True)
+        fit(model, images, images, steps=1, precision="bf16-mixed", **QUICK)
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.from_numpy(images.values[:4] >> 4))
     assert seen["network"] == torch.bfloat16
