@@ -56,7 +56,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         log = TrainingLog(data, out)
-        where = {"run": out, "resume": resume, "source": data}
+        where = {"run": out, "resume": resume, "source": data, "allow_degenerate": data.allow_degenerate}
         rows = fit(model, train, test, **where, settings=settings, progress=False, callbacks=[log])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; fvae train --out {out} --resume continues it") from None

@@ -237,6 +237,9 @@ class Modality:
         """This modality with what a saved model keeps; raises ``InputError``."""
         return replace(self, classes=check_document(folder / "config.json", DataConfig, config).labels)
 
+    def check_density(self, samples: Any) -> None:
+        """Refuse training data on which a density has no upper limit; raises ``InputError``."""
+
     # Remarks, a line each
 
     def notes(self, samples: Any, what: str) -> list[str]:

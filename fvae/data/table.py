@@ -95,6 +95,12 @@ class Table(Modality):
             raise InputError(f"{folder}/config.json: {found}")
         return replace(self, classes=kept.labels, columns=kept.columns)
 
+    def check_density(self, samples: Samples) -> None:
+        """Refuse columns on which a density has no upper limit; raises ``InputError``."""
+        if listed := degenerate_columns(samples):
+            advice = "leave them out, add noise as wide as their steps, or set `allow_degenerate` to true"
+            raise InputError(f"expected columns that have a density, found {listed}; {advice}")
+
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Warn of columns on which a density has no upper limit."""
         listed = degenerate_columns(samples)
@@ -157,12 +163,7 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     if part == "train" or like is None:  # rows that a model is used on need not vary
         check_spread(x, values, table.names)
     rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
-    rows = rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
-    begins = part == "train" and not isinstance(like, Table)  # a training, not the use of a trained model
-    if begins and not data.allow_degenerate and (listed := degenerate_columns(rows)):
-        advice = "leave them out, add noise as wide as their steps, or set `allow_degenerate` to true"
-        raise InputError(f"expected columns that have a density, found {listed}; {advice}")
-    return rows
+    return rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
 
 
 def check_spread(x: np.ndarray, stored: np.ndarray, columns: list[str]) -> None:

@@ -43,6 +43,7 @@ def fit(
     labels: Any = None,
     run: str | Path | None = None,
     resume: bool = False,
+    allow_degenerate: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     source: DataSettings | None = None,
@@ -61,6 +62,8 @@ def fit(
     ``fvae.read_data``) or ``Samples``; images are 8-bit values 0 .. 255. ``labels`` (N,) are those of an array, for
     models conditioned on them. ``test`` are held-out data, or a pair of data and labels, or a path, which is taken
     whole; without them the test split of a path, or else 5 % of the data, is held out.
+    Columns of a table on which a density has no upper limit (whole or rounded numbers, copies, mostly one value) are
+    refused unless ``allow_degenerate``.
     ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
     ...
 
@@ -83,6 +86,9 @@ def fit(
     settings = checked(TrainSettings, (settings or TrainSettings()).model_dump() | changes)
     train, test = as_samples(model, data, test, labels)
     check_training(model, train, settings)
+    if not allow_degenerate and not resume:
+        with argument_named("data"):
+            train.modality.check_density(train)
     fabric = make_fabric(settings)
     if settings.precision == "bf16-mixed" and emulates_bfloat16(fabric.device):
         warnings.warn("precision bf16-mixed: this CPU emulates bfloat16, many times slower than 32-true", stacklevel=2)

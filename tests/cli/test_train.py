@@ -180,7 +180,7 @@ def test_columns_without_a_density_are_refused(fvae, tmp_path):
     small = ["--model.flow.depth", 1, "--model.flow.width", 4, *STEPS]
     words = ["train", "realnvp", "--data", "OUT/mixed.csv", "--out", "OUT/r", *small]
     found = fvae(*words)
-    assert found.status == 2 and "mixed.csv: expected columns that have a density, found count (whole" in found.err
+    assert found.status == 2 and "--data: expected columns that have a density, found count (whole" in found.err
     assert not (tmp_path / "r").exists()
     found = fvae(*words, "--data.allow_degenerate", "true")
     assert found.status == 0 and found.err.startswith("warning: count (whole numbers): ")

@@ -3,17 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import cut, savez
 from sources import check_held_out, read, write, write_folder, write_zip
 
+from fvae import fit
 from fvae.data import Images, Modality, Samples, Table
 from fvae.data.pictures import save_scatter
 from fvae.data.samples import held_out
 from fvae.data.table import degenerate_columns
 from fvae.errors import InputError
+from fvae.recipes import RealNVP, realnvp
 
 X = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
 LABELS = np.arange(40) % 3
@@ -289,11 +292,16 @@ def test_columns_without_a_density_are_found():
 
 def test_columns_without_a_density_are_trained_on_only_by_request(tmp_path):
     columns = mixed_columns()
-    path = write(tmp_path / "a.csv", text(columns["a"], columns["rounded to"], header="a,b"))
-    with pytest.raises(InputError, match=r"a density, found b \(rounded to .*`allow_degenerate` to true$"):
-        read(path, "train")
-    train = read(path, "train", allow_degenerate=True)
-    assert len(train) == len(read(path, "train", train.modality))  # by a model that is trained already
+    a, b = columns["a"], columns["rounded to"]
+    path = write(tmp_path / "a.csv", text(a, b, header="a,b"))
+    quick = {"steps": 1, "progress": False}
+    for data, name in ((path, "b"), (np.stack([a, b], 1), "x1"), (pd.DataFrame({"a": a, "b": b}), "b")):
+        model = realnvp((2,), flow=RealNVP(depth=1, width=4))
+        with pytest.raises(
+            InputError, match=rf"^data: .* a density, found {name} \(rounded .*`allow_degenerate` to true$"
+        ):
+            fit(model, data, **quick)
+        assert len(fit(model, data, allow_degenerate=True, **quick)) == 1
     with pytest.raises(InputError, match=r"^allow_degenerate: expected no value but for rows, found True for digits"):
         read("digits", allow_degenerate=True)
 
