@@ -16,7 +16,7 @@ def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | N
     Each end is a sample (*shape); the result is (steps, *shape) of two, (steps, steps, *shape) of four. Sentences are
     token numbers (T,), as many as each has. ``y`` are the ends' labels (2,) or (4,), where the model is conditioned on
     them: the way then leads from label to label too.
-    Raises ``ValueError`` for another number of ends, or fewer than 2 steps.
+    Raises ``ValueError`` for another number of ends, ends of different shapes, or fewer than 2 steps.
 
     Example:
         >>> import fvae, torch
@@ -25,6 +25,8 @@ def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | N
         >>> fvae.interpolate(model, a, b, steps=5).shape
         torch.Size([5, 1, 8, 8])
     """
+    if model.modality.dims and len(shapes := {tuple(end.shape) for end in ends}) > 1:
+        raise InputError(f"expected samples of one shape, found {' and '.join(map(str, sorted(shapes)))}", "ends")
     x = torch.stack(ends) if model.modality.dims else pad_sequence(list(ends), batch_first=True, padding_value=PAD)
     points, weights = grid(model.encode(x, y), steps), label_weights(model, y, steps)
     decoded = model.decode(points.flatten(0, 1), None if weights is None else weights.flatten(0, 1))

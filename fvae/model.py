@@ -187,6 +187,11 @@ class LatentModel(nn.Module):
         ``continuous`` allows images that are not whole numbers to leave the bins, as decoded ones may.
         """
         self.check(y)
+        if self.like.dtype in (torch.float16, torch.bfloat16):
+            needs = (
+                "expected a model of float32 or float64, whose densities need them; autocast lets networks take less"
+            )
+            raise InputError(f"{needs}; found {self.like.dtype}")
         if x is not None:
             with argument_named("x"):
                 self.modality.check_input(x.detach(), continuous)
@@ -302,8 +307,10 @@ class LatentModel(nn.Module):
     ) -> Tensor:
         """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T).
 
-        Raises ``ValueError`` for a temperature that is not 0 to 100.
+        Raises ``ValueError`` for a temperature that is not 0 to 100, and for n below 1.
         """
+        if n < 1:
+            raise InputError(f"expected 1 or more, found {n}", "n")
         if not 0 <= temperature <= MAX_TEMPERATURE:
             raise InputError(f"expected 0 to {MAX_TEMPERATURE:g}, found {temperature:g}", "temperature")
         return self.decode(temperature * self.codes(n, generator), y)

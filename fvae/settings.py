@@ -44,7 +44,7 @@ class DataSettings(Settings):
     held_out: OpenShare = 0.05
     """share held out for evaluation where the source has no test split of its own"""
     tokenizer: Literal["word", "character", "bpe"] = "word"
-    """text: words between spaces, characters, or byte pairs"""
+    """text: words between spaces, characters, or byte pairs, of the text as it is: no Unicode normalization is done"""
     vocabulary_size: int = Field(default=10_000, ge=5, le=2**24)
     """text: the most frequent tokens, which the model knows; others are unknown"""
     max_length: int = Field(default=200, ge=1, le=2**20)

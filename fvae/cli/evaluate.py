@@ -61,7 +61,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
     print_report(model, found, len(data), len(known))
     if "data.source" not in args and len(data) >= FITTED:
-        say_trivial(model, found[model.modality.unit.key], data, data, args["run"])
+        say_trivial(model, found[model.modality.unit.key], data, data, args["run"], model.step)
 
 
 def add_scoring(parser: Parser) -> None:

@@ -74,12 +74,12 @@ def with_labels(model: LatentModel, samples: Samples) -> Samples:
     return samples
 
 
-def say_trivial(model: LatentModel, bound: float, train: Samples, test: Samples, where: Path) -> None:
+def say_trivial(model: LatentModel, bound: float, train: Samples, test: Samples, where: Path, step: Any) -> None:
     """Say so where a ``bound``, in the data's unit, is worse on ``test`` than a trivial model of ``train``."""
     unit, (nats, trivial) = model.modality.unit, model.modality.trivial_bound(train, test)
     if bound <= unit.from_nats(nats):
         return
-    why = f"perhaps {model.step} steps are too few" if model.step else "perhaps it was trained too little"
+    why = f"perhaps {step} steps are too few" if step else "perhaps it was trained too little"
     small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
     why += ", or the learning rate is too high" + f", or a latent of {math.prod(model.latent)} is too small" * small
     say([f"{where}: worse than {trivial} ({unit.from_nats(nats):.4f} {unit.name}): {why}"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -80,7 +81,7 @@ class Tokenizer:
         options: dict[str, Any] = {
             "vocab_size": vocabulary_size,
             "special_tokens": list(SPECIAL_TOKENS),
-            "show_progress": False,
+            "show_progress": sys.stderr.isatty(),
         }
         if kind == "bpe":
             from tokenizers.pre_tokenizers import ByteLevel

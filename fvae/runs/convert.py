@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 
 from fvae.data import TOKENIZER_FILE
 from fvae.documents import JSON, read_document
@@ -12,7 +13,7 @@ from fvae.errors import InputError
 from fvae.files import need_new_folder, write_text
 from fvae.recipes import RECIPES
 from fvae.runs.config import run_config, write_config
-from fvae.runs.model import ModelConfig, check_fit, read_weights, save
+from fvae.runs.model import FORMAT, ModelConfig, check_fit, read_weights, save
 from fvae.runs.renamed import renamed
 
 # Each old name's pieces, and what they may have become: the new name is the one that the model has.
@@ -43,10 +44,17 @@ def candidates(name: str) -> set[str]:
     return found
 
 
+def check_old(found: int) -> int:
+    """Refuse another format than 2; raises ``ValueError``."""
+    if found != 2:
+        raise ValueError(f"expected 2, of fvae 0.1, found {found}" + ", which needs no conversion" * (found == FORMAT))
+    return found
+
+
 class OldConfig(ModelConfig):
     """What config.json of format 2 says."""
 
-    format: Literal[2]
+    format: Annotated[int, AfterValidator(check_old)]
 
 
 def convert(run: Path, out: Path) -> None:

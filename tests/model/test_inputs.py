@@ -100,6 +100,27 @@ def test_temperatures_out_of_range_are_refused(temperature):
         MODELS["images"]().sample(1, temperature=temperature)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    for make in MODELS.values():
+        model = make().eval().to(dtype)
+        if model.classes:
+            continue
+        for call in (lambda m=model: m.sample(2), lambda m=model: m.decode(m.codes(2))):
+            with pytest.raises(ValueError, match=f"^expected a model of float32 or float64, .*; found {dtype}$"):
+                call()
+
+
+def test_numbers_and_shapes_that_make_no_sense_are_refused():
+    model = MODELS["images"]()
+    with pytest.raises(ValueError, match=r"^n: expected 1 or more, found 0$"):
+        model.sample(0)
+    a, b = torch.zeros(model.shape), torch.zeros(model.shape)[:, :-1]
+    with pytest.raises(ValueError, match=r"^ends: expected samples of one shape, found "):
+        interpolate(model, a, b)
+
+
 def test_interpolation_between_sentences():
     """Of different lengths, in rows and squares: every point of the line is one sentence, decoded as it is alone."""
     model = make_text_vae(0.3).eval()

@@ -63,5 +63,5 @@ def test_the_command_converts(tmp_path, capsys):
     assert {path.name for path in (RUNS / "bn_vae").iterdir()} == {path.name for path in (tmp_path / "new").iterdir()}
     assert main(argv) == 2 and capsys.readouterr().err.endswith("new: expected a new folder\n")
     assert main(["convert", str(tmp_path / "new"), "--out", str(tmp_path / "again")]) == 2
-    assert "config.json: format: input should be 2, found 3" in capsys.readouterr().err
+    assert "config.json: format: expected 2, of fvae 0.1, found 3, which needs no conversion" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
