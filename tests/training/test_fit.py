@@ -1,7 +1,6 @@
 """``fit``: what a training does, in memory and into a run folder."""
 
 import functools
-import sys
 import time
 import warnings
 
@@ -13,7 +12,6 @@ from text_models import make_text_vae
 from fvae import fit, load, save
 from fvae.data import Images, Samples, Table, Text, Tokenizer
 from fvae.errors import InputError
-from fvae.flows.fused import CouplingNet
 from fvae.model import LatentModel
 from fvae.recipes import GaussianDecoder, Glow, OneSided, Squeezing, Strided, bn_vae, cvae, f_vae, glow, vae
 from fvae.runs.config import run_config
@@ -371,25 +369,6 @@ def test_batch_statistics_are_resumed_bit_equal(tmp_path, make, data):
     assert {k: v for k, v in whole.items() if "test" in k} == {k: v for k, v in parts.items() if "test" in k}
     counts = {name: int(w) for name, w in a.items() if name.endswith("running.count")}
     assert {n for name, n in counts.items() if name.startswith("training")} == {1 + 12}  # initialization, and the steps
-
-
-@pytest.mark.filterwarnings("ignore:precision bf16-mixed")
-def test_bf16_keeps_the_flow_in_float32():
-    """Under bf16-mixed the networks compute in bfloat16, terms and weights stay float32, and it trains."""
-    model, images = glow((1, 8, 8), flow=Glow(levels=1, depth=2, width=16), bits=4), toy_images()
-    seen: dict[str, torch.dtype] = {}
-    network = next(m for m in model.modules() if isinstance(m, CouplingNet))
-    network.register_forward_hook(lambda m, args, out: seen.update(network=out.dtype))
-    model.register_forward_hook(lambda m, args, out: seen.update(terms=out.log_z.dtype))
-    fit(model, images, images, steps=6, precision="bf16-mixed", warmup=0, **QUICK)
-    assert all(p.dtype == torch.float32 for p in model.parameters())
-    assert seen["terms"] == torch.float32
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="this CPU emulates bfloat16"):
-        patch.setattr(sys.modules["fvae.training.fit"], "emulates_bfloat16", lambda device: True)
-        fit(model, images, images, steps=1, precision="bf16-mixed", **QUICK)
-    with torch.autocast("cpu", torch.bfloat16):
-        model(torch.from_numpy(images.values[:4] >> 4))
-    assert seen["network"] == torch.bfloat16
 
 
 def test_time_budget_ends_the_run_and_is_kept_across_sessions(tmp_path):
