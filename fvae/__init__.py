@@ -25,7 +25,7 @@ HOMES = {
     "model": ("LatentModel", "Terms"),
     "recipes": (
         *("LSTM", "NICE", "TextEncoder", "GaussianDecoder", "GaussianPosterior", "Glow", "Identity", "NoFlow", "Noise"),
-        *("OneSided", "RealNVP", "Squeezing", "Strided", "Transformer", "TwoSided"),
+        *("Grid", "OneSided", "RealNVP", "Squeezing", "Strided", "Transformer", "TwoSided"),
     ),
     "runs": ("load", "save"),
     "settings": ("DataSettings", "TrainSettings"),

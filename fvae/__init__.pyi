@@ -13,6 +13,7 @@ from fvae.recipes import NICE as NICE
 from fvae.recipes import GaussianDecoder as GaussianDecoder
 from fvae.recipes import GaussianPosterior as GaussianPosterior
 from fvae.recipes import Glow as Glow
+from fvae.recipes import Grid as Grid
 from fvae.recipes import Identity as Identity
 from fvae.recipes import NoFlow as NoFlow
 from fvae.recipes import Noise as Noise

@@ -9,11 +9,11 @@ from fvae.conditioners import RunningStatistic
 from fvae.flows import ActNorm
 from fvae.flows.fused import one_by_one
 from fvae.model import LatentModel
-from fvae.networks.conv import ToImages
+from fvae.networks.conv import StartsAtMean
 
 
 def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
-    """Set every ``ActNorm`` from one batch, in one pass, each after those before it; ``ToImages`` starts at its mean.
+    """Set every ``ActNorm`` from one batch, in one pass, each after those before it, and ``StartsAtMean`` too.
 
     Data-dependent initialization (Kingma & Dhariwal, 2018). Call it once, before training (and before compiling or
     wrapping for several devices), with a large batch x (256 is enough); ``fvae.fit`` does, unless the model has been
@@ -37,7 +37,7 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         for hook in hooks:
             hook.remove()
     if isinstance(model, LatentModel):
-        for layer in (m for m in model.decoder.modules() if isinstance(m, ToImages)):
+        for layer in (m for m in model.decoder.modules() if isinstance(m, StartsAtMean)):
             layer.fit(model.modality.scaled(x))
         model.initialized = True
 

@@ -57,26 +57,43 @@ def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int, block: B
     return nn.Sequential(*layers)
 
 
-def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
-    """Strided convolutions and residual steps to a vector: (B, C, H, W) -> (B, out)."""
-    c, h, w = shape
+def strided(c: int, width: int, levels: int, blocks: int) -> list[nn.Module]:
+    """Strided convolutions, each with residual steps: (B, c, H, W) -> (B, width 2^(n - 1), H / 2^n, W / 2^n)."""
     widths = [width * 2**i for i in range(levels)]
     layers: list[nn.Module] = []
     for a, b in zip([c, *widths], widths, strict=False):
-        steps = (residual(b, b) for _ in range(blocks))
-        layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), *steps, nn.ReLU()]
-    positions = (h >> levels) * (w >> levels)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * positions, out))
+        layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), *(residual(b, b) for _ in range(blocks)), nn.ReLU()]
+    return layers
 
 
-class ToImages(nn.ConvTranspose2d):
+def vector_encoder(shape: tuple[int, ...], out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
+    """Strided convolutions and residual steps to a vector: (B, C, H, W) -> (B, out)."""
+    c, h, w = shape
+    values = (h >> levels) * (w >> levels) * width * 2 ** (levels - 1)
+    return nn.Sequential(*strided(c, width, levels, blocks), nn.Flatten(), nn.Linear(values, out))
+
+
+def grid_encoder(c: int, out: int, width: int, levels: int, blocks: int) -> nn.Sequential:
+    """Strided convolutions and residual steps to a grid: (B, c, H, W) -> (B, out, H / 2^levels, W / 2^levels)."""
+    return nn.Sequential(*strided(c, width, levels, blocks), conv(width * 2 ** (levels - 1), out, 3))
+
+
+class StartsAtMean(nn.Module):
     """The last layer of a generator of images."""
 
-    bias: nn.Parameter
+    bias: Any
 
     def fit(self, x: Any) -> None:
         """Start at the mean of images (B, C, H, W) by channel, which is far from 0 where they are dark."""
         self.bias.data.copy_(x.mean((0, 2, 3)))
+
+
+class ToImages(StartsAtMean, nn.Conv2d):
+    """A convolution to images."""
+
+
+class TransposedToImages(StartsAtMean, nn.ConvTranspose2d):
+    """A transposed convolution to images."""
 
 
 def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, blocks: int) -> nn.Sequential:
@@ -85,7 +102,16 @@ def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, bloc
     widths = [width * 2**i for i in reversed(range(levels))]
     small = (widths[0], h >> levels, w >> levels)
     layers: list[nn.Module] = [nn.Linear(d, math.prod(small)), nn.Unflatten(1, small)]
-    ups = [*(levels - 1) * [nn.ConvTranspose2d], ToImages]
+    ups = [*(levels - 1) * [nn.ConvTranspose2d], TransposedToImages]
     for a, b, up in zip(widths, [*widths[1:], c], ups, strict=True):
         layers += [*(residual(a, a) for _ in range(blocks)), nn.ReLU(), up(a, b, 4, stride=2, padding=1)]
     return nn.Sequential(*layers)
+
+
+def grid_decoder(channels: int, c: int, width: int, levels: int, blocks: int) -> nn.Sequential:
+    """The mirror image of ``grid_encoder``: (B, channels, h, w) -> (B, c, h 2^levels, w 2^levels)."""
+    widths = [width * 2**i for i in reversed(range(levels))]
+    layers: list[nn.Module] = [conv(channels, widths[0], 3)]
+    for a, b in zip(widths, [*widths[1:], width], strict=True):
+        layers += [*(residual(a, a) for _ in range(blocks)), nn.ReLU(), nn.Upsample(scale_factor=2), conv(a, b, 3)]
+    return nn.Sequential(*layers, residual(width, width), nn.ReLU(), ToImages(width, c, 3, padding=1))

@@ -140,3 +140,38 @@ class Strided(Coder, kind="strided"):
         if is_image(shape):
             return conv.vector_decoder(shape, self.size, self.width, self.levels, self.blocks)
         return mlp.mlp(self.size, shape[0], self.width, self.blocks)
+
+
+class Grid(Coder, kind="grid"):
+    """Latents on a grid: strided convolutions and residual steps to (channels, H / 2^levels, W / 2^levels), and back.
+
+    The generator enlarges by repeated pixels before each convolution, whose transpose would draw checkerboards (Odena
+    et al., 2016).
+
+    Example:
+        >>> fvae.recipes.f_vae_reduced((3, 16, 16), coder=fvae.Grid(channels=4, levels=2, width=8)).latent
+        (4, 4, 4)
+    """
+
+    channels: Width = 12
+    """channels of z"""
+    width: Width = 32
+    """channels of the first level, doubled at each of the next"""
+    levels: int = Field(default=3, ge=1, le=16)
+    """times that height and width are halved"""
+    blocks: int = Field(default=1, ge=0, le=1000)
+    """residual steps at each scale"""
+
+    def padded(self, shape: Shape) -> Shape:
+        if not is_image(shape):
+            raise InputError("expected images, whose latents are on a grid, found vectors", "coder")
+        return halvable(shape, self.levels, "coder.levels")
+
+    def latent(self, shape: Shape) -> Shape:
+        return (self.channels, *(side >> self.levels for side in shape[1:]))
+
+    def encoder(self, shape: Shape, outputs: int) -> nn.Module:
+        return conv.grid_encoder(shape[0], outputs * self.channels, self.width, self.levels, self.blocks)
+
+    def generator(self, shape: Shape) -> nn.Module:
+        return conv.grid_decoder(self.channels, shape[0], self.width, self.levels, self.blocks)

@@ -5,7 +5,7 @@ to build it again. To add a recipe, decorate a function with ``recipe``, or with
 another in its defaults alone; to add a choice of a part, subclass the part.
 """
 
-from fvae.parts.coders import Coder, Identity, Squeezing, Strided
+from fvae.parts.coders import Coder, Grid, Identity, Squeezing, Strided
 from fvae.parts.decoders import Decoder, GaussianDecoder
 from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, OneSided, Posterior, TwoSided
