@@ -14,7 +14,7 @@ from fvae.conditioners.constant import by_channel
 from fvae.density import total
 from fvae.flows import Checkerboard, Coupling, Flatten, InvertibleConv, Permute
 from fvae.networks.residual import Residual
-from fvae.recipes import RECIPES, FlowPart, Glow, Noise, Squeezing, Strided, bn_vae, glow, recipe, vae, variant
+from fvae.recipes import RECIPES, FlowPart, Glow, Grid, Noise, Squeezing, Strided, bn_vae, glow, recipe, vae, variant
 from fvae.statistics import initialize
 from fvae.transforms import Additive
 
@@ -260,3 +260,14 @@ def test_a_generator_of_images_starts_at_their_mean():
     mean = model.sample(200).mean((0, 2, 3))
     torch.testing.assert_close(mean, x.float().mean((0, 2, 3)), rtol=0, atol=6)
     assert -model.elbo(x).mean() < 8 * math.log(2) * 216
+
+
+def test_latents_on_a_grid_of_any_size():
+    """With images of sides that neither the coder nor the flow divides, too."""
+    for shape, levels, latent in (((3, 16, 16), 2, (5, 4, 4)), ((1, 12, 9), 1, (5, 6, 6)), ((1, 12, 9), 2, (5, 4, 4))):
+        coder, flow = Grid(channels=5, levels=levels, width=4), Glow(levels=2, depth=1, width=4)
+        model = RECIPES["f_vae_reduced"](shape, coder=coder, flow=flow)
+        assert model.latent == latent and model.elbo(torch.randint(256, (3, *shape))).isfinite().all()
+        assert model.sample(2).shape == (2, *shape)
+    with pytest.raises(ValueError, match=r"^coder: expected images, whose latents are on a grid, found vectors$"):
+        RECIPES["f_vae_reduced"]((4,), coder="grid")
