@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from fvae.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from fvae.documents import check_document
 from fvae.errors import InputError
 from fvae.files import write_text
-from fvae.schema import Count, NonNegative, Settings, checked
+from fvae.schema import NonNegative, Settings, checked
 from fvae.settings import DataSettings
 from fvae.tokens import EOS, PAD, SPECIAL_TOKENS, UNK
 
@@ -32,7 +32,7 @@ class Generation(Settings):
     """text: divides the logits of the tokens; 0 takes the most probable one"""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """text: share of the probability that tokens are drawn from"""
-    beam: Count | None = None
+    beam: Annotated[int, Field(ge=1, le=1000)] | None = None
     """text: draw nothing, but take the most probable sentence that a beam of this width finds"""
 
     @model_validator(mode="after")
