@@ -1,6 +1,7 @@
 """``fvae train``: a recipe on data into a run folder."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     need_folder(out)
     if not data.source:
         raise InputError("expected a source: digits, a Hugging Face data set, or a path, found none", "source")
+    if out.exists() and os.path.exists(data.source) and os.path.samefile(out, data.source):
+        raise InputError(f"{out}: holds the data; use another folder", "out")
     make = RECIPES[recipe]
     is_text = modality_of(data.source) is Text
     if is_text != make.takes_text:

@@ -139,7 +139,7 @@ def by_folder(files: dict[str, tuple[Callable[[], Image.Image], Callable[[], byt
     suffixes = {"", *Image.registered_extensions()}
     folders, faults = {}, {}
     for name in sorted(files):
-        *parts, base = name.split("/")
+        *parts, base = [part for part in name.split("/") if part not in ("", ".", "..")] or [""]
         if base in ("Thumbs.db", "desktop.ini") or any(p.startswith(".") or p == "__MACOSX" for p in [*parts, base]):
             continue
         suffix = Path(base).suffix.lower()

@@ -61,6 +61,7 @@ MISTAKES = {
     f"{TRAIN} --data.split nope": "--data.split: expected none, as the source has no splits, found nope",
     # the place to write to
     f"{TRAIN} --out run": "--out: run holds a run already: continue it with `resume`, or use another folder",
+    "train vae --data images --out images": "--out: images: holds the data; use another folder",
     f"{TRAIN} --out model": "--out: model holds a run already: continue it with `resume`, or use another folder",
     f"{TRAIN} --out model --resume": "--resume: model has config.json but no config.yaml to resume from; use another",
     f"{TRAIN} --out file.txt/run": "--out: file.txt/run: expected a folder at file.txt, found a file",

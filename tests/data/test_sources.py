@@ -188,6 +188,12 @@ def test_pipes_and_devices_are_skipped_and_named(tmp_path):
         read(tmp_path / "pipe.png", "all")
 
 
+def test_names_in_archives_may_begin_at_any_folder(tmp_path):
+    names = ["./a/0.png", "../b/1.png", "/c/2.png"]
+    path = write_zip(tmp_path / "a.zip", {name: png(p) for name, p in zip(names, PICTURES[:3], strict=True)})
+    assert read(path, "all").names == sorted(names)
+
+
 def test_broken_images_are_never_all_that_is_held_out(tmp_path):
     for name in map(str, range(20)):
         path = write_zip(tmp_path / "a.zip", pngs(PICTURES[:3]) | {f"{name}.png": b"no"})
