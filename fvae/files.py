@@ -72,6 +72,12 @@ def need_folder(path: Path, argument: str = "out", named: Path | None = None) ->
         raise InputError(f"{named or path}: no permission to write in {there}", argument)
 
 
+def need_no_run(path: Path, content: str, argument: str = "out") -> None:
+    """Refuse a run's folder for other ``content``; raises ``InputError``."""
+    if (path / "config.json").exists() or (path / "config.yaml").exists():
+        raise InputError(f"{path}: expected a folder for {content}, found a run", argument)
+
+
 def need_new_folder(path: Path, argument: str = "out") -> None:
     """Refuse a folder that holds anything, or that can't be made; raises ``InputError``."""
     need_folder(path, argument)

@@ -192,13 +192,16 @@ class LatentModel(nn.Module):
                 "expected a model of float32 or float64, whose densities need them; autocast lets networks take less"
             )
             raise InputError(f"{needs}; found {self.like.dtype}")
+        for name, value in (("x" if e is None else "e", x if e is None else e), ("y", y)):
+            if not isinstance(value, Tensor) and (name != "y" or y is not None):
+                raise TypeError(f"{name}: expected a tensor, found {type(value).__name__}")
         if x is not None:
             with argument_named("x"):
                 self.modality.check_input(x.detach(), continuous)
             values = x.to(self.like.dtype) if x.is_floating_point() or self.modality.bits else x
         else:
             assert e is not None
-            if tuple(e.shape) != (len(e), math.prod(self.latent)):
+            if e.ndim != 2 or e.shape[1] != math.prod(self.latent) or not len(e):
                 raise InputError(f"expected codes (N, {math.prod(self.latent)}), found {tuple(e.shape)}", "e")
             values = e.to(self.like.dtype)
         if y is None:
@@ -309,8 +312,8 @@ class LatentModel(nn.Module):
 
         Raises ``ValueError`` for a temperature that is not 0 to 100, and for n below 1.
         """
-        if n < 1:
-            raise InputError(f"expected 1 or more, found {n}", "n")
+        if not hasattr(n, "__index__") or n < 1:
+            raise InputError(f"expected a whole number of 1 or more, found {n}", "n")
         if not 0 <= temperature <= MAX_TEMPERATURE:
             raise InputError(f"expected 0 to {MAX_TEMPERATURE:g}, found {temperature:g}", "temperature")
         return self.decode(temperature * self.codes(n, generator), y)

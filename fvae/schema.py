@@ -126,6 +126,8 @@ def refusal(error: ValidationError, schema: type[BaseModel], lax: bool = False) 
         text = "no such setting" + (f"; {near}" if near else f"; the settings are {', '.join(known)}" if known else "")
     elif first["type"] == "missing":
         text = "expected a value, found none"
+    elif lax and first["input"] in ("true", "false") and "parsing" in first["type"]:
+        text = f"expected a number, found {first['input']}"
     elif "found" not in text:
         found = first["input"]
         text += f", found {found:.60}" if lax and found and isinstance(found, str) else f", found {shown(found)}"

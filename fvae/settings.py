@@ -35,8 +35,8 @@ class DataSettings(Settings):
     size: Annotated[int | str | None, BeforeValidator(image_size)] = None
     """images: resize them to height x width, as 48x64, or to a square of N pixels a side (default: as they are)"""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """images, with a size: scale them to cover it and crop the center, scale them to fit inside it, which a model pads
-    by itself, or stretch each side"""
+    """images, with a size: scale them to cover it and crop the center, scale them to fit inside it (of images of one
+    shape: all are then of one size, which a model pads by itself), or stretch each side"""
     color: Literal["auto", "gray", "rgb"] = "auto"
     """images: their channels; auto: gray where every image is gray, else rgb"""
     split: str | None = None

@@ -2,7 +2,7 @@
 
 from fvae.cli.parser import Parser, at_least, path
 from fvae.cli.run_data import devices
-from fvae.files import need_folder
+from fvae.files import need_folder, need_no_run
 from fvae.runs.compare import compare
 
 
@@ -13,5 +13,6 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_out("a folder")
     args = parser.parse(argv)
     need_folder(args["out"])
+    need_no_run(args["out"], "the comparison")
     written = compare(args["runs"], args["out"], args["n"], args["seed"], devices()[-1])
     print(f"{args['out']}: {', '.join(written)}")

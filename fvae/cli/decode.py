@@ -49,6 +49,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         if model.classes and (labels is None or labels.shape != (len(e),) or labels.dtype.kind not in "iu"):
             found = "none" if labels is None else f"{labels.dtype} {labels.shape}"
             raise InputError(f"expected `labels` ({len(e)},), with which {args['run']} was trained, found {found}")
+        if content.names is not None and content.names.shape != (len(e),):
+            raise InputError(f"expected `names` ({len(e)},), found {content.names.shape}")
         check_labels(model, Samples(e, [], labels))
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None

@@ -4,6 +4,7 @@ A user's mistake is one line on standard error and exit status 2; a fault of the
 command's module is imported when it runs, so that ``fvae --help`` does not wait for torch.
 """
 
+import errno
 import io
 import os
 import re
@@ -13,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from fvae import __version__
+from fvae.cli.memory import limited_memory
 from fvae.cli.parser import Parser, with_new_flags
 from fvae.errors import InputError, MachineError, did_you_mean, one_line
 
@@ -39,6 +41,8 @@ Train and use likelihood-based generative models: VAEs, normalizing flows, and f
 
 fvae COMMAND --help lists a command's arguments, fvae train RECIPE --help every setting with its default.
 """
+
+OUT_OF_MEMORY = "out of memory; a smaller model, smaller images or a smaller --train.batch_size need less"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     except MachineError as error:
         return fail(error, 1)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return fail(f"{OUT_OF_MEMORY} ({one_line(error)})", 1)
         if error.filename is None:  # standard output: a full disk, or the reader of a pipe went away
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -78,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("memory|bad_alloc|new thread", str(error)):
             raise
-        return fail(f"out of memory; a smaller model or --train.batch_size needs less ({one_line(error)})", 1)
+        return fail(f"{OUT_OF_MEMORY} ({one_line(error)})", 1)
     except KeyboardInterrupt as error:
         return fail(str(error) or "interrupted", 130)
 
@@ -86,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_command(parser: Parser, command: str, argv: list[str]) -> None:
     """Import a command's module and run it; what the library warns of is a line on standard error."""
     module: Any = import_module(f"fvae.cli.{command}")
-    with warnings.catch_warnings():
+    with limited_memory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module="fvae")
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)

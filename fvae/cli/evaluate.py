@@ -20,7 +20,7 @@ from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 TIME_LIMIT = 100  # seconds for the bounds, after which no batch is begun; the latent's figures take as long again
-FITTED = 50  # samples at least to which a trivial model is fitted, for comparison
+FITTED = 50  # samples at least, and ten a column, to which a trivial model is fitted; uniform bins need none
 LATENT_SAMPLES = 10_000  # at most, since mutual information takes the square of their number
 
 
@@ -60,7 +60,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
         write_text(args["json"], json.dumps(finite, indent=2) + "\n")
     print_report(model, found, len(data), len(known))
-    if "data.source" not in args and len(data) >= FITTED:
+    needed = 1 if model.modality.bits else max(FITTED, 10 * (model.modality.dims or 0))
+    if "data.source" not in args and len(data) >= needed:
         say_trivial(model, found[model.modality.unit.key], data, data, args["run"], model.step)
 
 

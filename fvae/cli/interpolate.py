@@ -60,9 +60,10 @@ def named_ends(model: LatentModel, args: dict[str, Any]) -> Samples:
         labels = np.array([label_number(model, args["run"], word, "labels") for word in words])
     with argument_named("ends"):
         samples = replace(model.modality.read(ends), labels=labels)
-    say(samples.modality.notes(samples, f"these {noun}"))
     with argument_named("labels"):
-        return with_labels(model, samples)
+        samples = with_labels(model, samples)
+    say(samples.modality.notes(samples, f"these {noun}"))
+    return samples
 
 
 def held_out_ends(model: LatentModel, args: dict[str, Any]) -> Samples:

@@ -1,7 +1,11 @@
-"""Setting the C library's allocator so that it keeps freed memory."""
+"""Memory of a command: what it may take at most, and the C library's allocator, which keeps what is freed."""
 
 import ctypes
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # of malloc.h
 LARGEST_HEAP_BLOCK = 32 * 2**20  # that the allocator may serve from its own heap
@@ -21,3 +25,33 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return all([tune(MMAP_THRESHOLD, LARGEST_HEAP_BLOCK), tune(TRIM_THRESHOLD, 2**31 - 1), tune(TOP_PAD, 2**28)])
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Have an allocation beyond the machine's memory fail, as an error, before the system kills the process for it.
+
+    On Linux only, and not beside a GPU, whose driver reserves addresses far beyond the memory that it uses.
+    """
+    import torch
+
+    if sys.platform != "linux" or torch.accelerator.is_available():
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    free = kibibytes("/proc/meminfo", "MemAvailable") + kibibytes("/proc/self/status", "VmData")
+    limits = [limit for limit in (2**10 * free, *before) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def kibibytes(file: str, name: str) -> int:
+    """A figure of memory in one of the files in which Linux reports it."""
+    found = re.search(rf"^{name}:\s*(\d+) kB$", Path(file).read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])

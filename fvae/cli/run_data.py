@@ -77,7 +77,7 @@ def with_labels(model: LatentModel, samples: Samples) -> Samples:
 def say_trivial(model: LatentModel, bound: float, train: Samples, test: Samples, where: Path, step: Any) -> None:
     """Say so where a ``bound``, in the data's unit, is worse on ``test`` than a trivial model of ``train``."""
     unit, (nats, trivial) = model.modality.unit, model.modality.trivial_bound(train, test)
-    if bound <= unit.from_nats(nats):
+    if round(bound, 4) <= round(unit.from_nats(nats), 4):
         return
     why = f"perhaps {step} steps are too few" if step else "perhaps it was trained too little"
     small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)

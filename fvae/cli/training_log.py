@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fvae.cli import progress
@@ -30,7 +31,7 @@ class TrainingLog(ProgressBar):
             takes = "labels with --model.classes N" if "classes" in model.config["settings"] else "no labels"
             say([f"warning: --data.labels {self.data.labels}: not used: {recipe} takes {takes}"])
         say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
-        say(seen := inspect(train, test))
+        say(seen := inspect(replace(train, modality=model.modality), test))  # as the model has them: in its bits
         counts = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
         write_text(self.out / "data.txt", "\n".join([counts, *seen, ""]))
         if settings.batch_size > len(train):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+SEVERAL = "several pictures"  # in an image's info: whether its file holds more than the first
+
 
 def open_image(file: Path | io.BytesIO) -> Image.Image:
     """The first frame of an image file, upright, as L or RGB."""
@@ -17,7 +19,9 @@ def open_image(file: Path | io.BytesIO) -> Image.Image:
         image.load()
         with contextlib.suppress(Exception):  # a broken tag is no reason to lose the image
             ImageOps.exif_transpose(image, in_place=True)
-        return plain(image)
+        first = plain(image)
+        first.info[SEVERAL] = getattr(image, "is_animated", False)
+        return first
 
 
 def plain(image: Image.Image) -> Image.Image:

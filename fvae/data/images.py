@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fvae.data.decode import open_image, resized, sides
+from fvae.data.decode import SEVERAL, open_image, resized, sides
 from fvae.data.files import reason
 from fvae.data.modality import Modality, Unit
 from fvae.data.pictures import PICTURES, save_picture, sheet, square, to_image, to_uint8
@@ -28,7 +28,7 @@ from fvae.data.samples import Samples, digest, first_names, part_of
 from fvae.data.sources import TEST_SPLITS, Item, Splits, list_items
 from fvae.density import bits_per_dim, to_unit
 from fvae.errors import InputError
-from fvae.files import need_folder
+from fvae.files import need_folder, need_no_run
 from fvae.settings import DataSettings
 
 FEW = 100  # images, among which broken ones might be all that is held out
@@ -78,13 +78,24 @@ class Images(Modality):
         return values.astype(np.uint8, copy=False)
 
     def read(self, names: Sequence[str]) -> Samples:
-        """Image files, resized and cropped to this shape."""
-        items = [Item(name, partial(open_image, Path(name))) for name in names]
+        """Image files, resized and cropped to this shape, which is remarked."""
         channels, height, width = self.shape
-        images = decode_items(items, channels, (height, width))
+        remarks: dict[str, None] = {}
+
+        def read(name: str) -> Image.Image:
+            image = open_image(Path(name))
+            if image.size != (width, height):
+                found, expected = sides(*image.size[::-1]), sides(height, width)
+                remarks[f"{name}: resized and cropped from {found} to {expected}"] = None
+            return image
+
+        images = decode_items([Item(name, partial(read, name)) for name in names], channels, (height, width))
         if images.skipped:
             raise InputError(f"expected an image, found {images.skipped[0]}")
-        return images
+        return replace(images, remarks=[*remarks, *images.remarks])
+
+    def notes(self, samples: Samples, what: str) -> list[str]:
+        return list(samples.remarks)
 
     def collate(self, values: Any) -> Any:
         """8-bit values to bins, floor(x / 2^(8 - bits))."""
@@ -96,6 +107,8 @@ class Images(Modality):
         most, low, high = 2**self.bits - 1, float(x.min()), float(x.max())
         whole = not x.is_floating_point() or bool((x == x.round()).all())
         scaled = not whole and most > 1 and low >= -1 and high <= 1
+        if not whole and not continuous and not scaled and low >= 0 and high <= most:
+            raise InputError(f"expected whole numbers 0 .. {most}, found {float(x[x != x.round()][0]):.6g}; round them")
         if scaled or ((low < 0 or high > most) and (whole or not continuous)):
             hint = f": multiply by {most} and round" if scaled and low >= 0 else ""
             hint = f": divide 8-bit values by {2 ** (8 - self.bits)} and round down" if high > most < 255 else hint
@@ -115,8 +128,11 @@ class Images(Modality):
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Images of nearly one color, and channels with one value only."""
         low, high = samples.values.min((2, 3)), samples.values.max((2, 3))
-        flat, same = np.flatnonzero((high - low).max(1) <= FLAT), np.flatnonzero(low.min(0) == high.max(0))
-        lines = [f"warning: channel {c} of the training images is {low[0, c]} everywhere" for c in same[:1]]
+        least, most = self.collate(low.min(0)), self.collate(high.max(0))
+        flat, same = np.flatnonzero((high - low).max(1) <= FLAT), np.flatnonzero(least == most)
+        bits = f", in {self.bits} bits" if self.bits < 8 else ""
+        lines = list(samples.remarks)
+        lines += [f"warning: channel {c} of the training images is {least[c]} everywhere{bits}" for c in same[:1]]
         if len(flat):
             lines += [f"{len(flat):,} training images are of nearly one color: {samples.names[flat[0]]}"]
         return lines
@@ -131,8 +147,7 @@ class Images(Modality):
     def check_out(self, out: Path | None, folder: bool = True, sheet: bool = False) -> None:
         if out is None or not folder or sheet or out.suffix:
             return super().check_out(out, folder, sheet)
-        if (out / "config.json").exists():
-            raise InputError(f"{out}: expected a folder for images, found a run", "out")
+        need_no_run(out, "images")
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"{out}: expected a new or empty folder, found one with files in it", "out")
         need_folder(out)
@@ -166,10 +181,15 @@ def load_images(data: DataSettings, part: str, like: Modality | None) -> Samples
     height, _, width = str(data.size or "").partition("x")
     size = (int(height), int(width or height)) if height else None
     if isinstance(like, Images):
+        if channels not in (None, like.shape[0]):
+            raise InputError(
+                f"expected the model's {'gray' if like.shape[0] == 1 else 'rgb'}, found {data.color}", "color"
+            )
         channels, *expected = like.shape
         if size and data.fit != "pad" and size != tuple(expected):
             raise InputError(f"expected {sides(*expected)}, the size of the model's images, found {data.size}", "size")
-    return decode_items(select(list_items(data.source), data, part), channels, size, data.fit)
+    items = select(list_items(data.source, like.classes if like else ()), data, part)
+    return decode_items(items, channels, size, data.fit)
 
 
 def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
@@ -189,9 +209,9 @@ def select(splits: Splits, data: DataSettings, part: str) -> list[Item]:
     items = splits.get(train, [])
     if len(items) <= FEW:
         items = [item._replace(fault=fault_of(item)) for item in items]
-    if named and part == "train":  # images outside the splits' folders are not read, but reported
-        unassigned = [item for item in splits.get("", []) if not item.fault]
-        items = items + [item._replace(fault="outside the folders of the splits") for item in unassigned]
+    if named and part == "train":  # files outside the splits' folders are not read, but reported
+        outside = "outside the folders of the splits"
+        items = items + [item._replace(fault=item.fault or outside) for item in splits.get("", [])]
     images = [i for i, item in enumerate(items) if not item.fault]
     if test or not images:
         return items  # without images, for decode_items to say what they are
@@ -234,12 +254,14 @@ def decode_items(items: list[Item], channels: int | None, size: tuple[int, int] 
     pixels = np.empty((0, 0, 0, 0), np.uint8)
     decoded: list[Item] = []
     skipped: list[str] = []
+    several: list[str] = []
     with decoding():
         for item in items:
             try:
                 if item.fault:
                     raise ValueError(item.fault)
                 image = item.open()
+                several += [item.name] if image.info.get(SEVERAL) else []
                 image = resized(image, *size, fit) if size else image
                 image = image.convert({1: "L", 3: "RGB"}[channels]) if channels else image
             except Exception as error:  # decoders raise anything at all for a broken file
@@ -265,7 +287,13 @@ def decode_items(items: list[Item], channels: int | None, size: tuple[int, int] 
     labels = np.array([item.label for item in decoded], dtype=np.int64) if labelled else None
     classes = list(decoded[0].classes) if labelled else []
     values = pixels[: len(decoded)]
-    return Samples(values, [item.name for item in decoded], labels, skipped, Images(values.shape[1:], classes))
+    remarks = [f"{several[0]}: the first of its pictures is taken{also(several)}"] if several else []
+    names, modality = [item.name for item in decoded], Images(values.shape[1:], classes)
+    return Samples(values, names, labels, skipped, modality, remarks=remarks)
+
+
+def also(names: list[str]) -> str:
+    return f" (and so of {len(names) - 1:,} more)" if len(names) > 1 else ""
 
 
 def allocate(shape: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Data of a source, which ``DataSettings`` describes: what it holds, and its parts."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,22 @@ def read_data(source: str | Path, like: Modality | None = None, **settings: Any)
         >>> train.shape, len(train) > 5 * len(test)
         ((1, 8, 8), True)
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"expected a path or a data set's name, found {type(source).__name__}", "source")
     data = checked(DataSettings, {"source": str(source), **settings})
     train = load_data(data, "train", like)
-    return train, load_data(data, "test", train.modality)
+    test = load_data(data, "test", train.modality)
+    for part in (train, test):
+        warn_skipped(part)
+    return train, test
+
+
+def warn_skipped(samples: Samples) -> None:
+    """Warn of the files or lines of a source that are not in its samples."""
+    if samples.skipped:
+        n, found = len(samples.skipped), "; ".join(samples.skipped[:3])
+        text = f"skipped {n} of {n + len(samples)} {samples.modality.items}: {found}{'; ...' * (n > 3)}"
+        warnings.warn(text, stacklevel=3)
 
 
 def load_data(data: DataSettings, part: str = "train", like: Modality | None = None) -> Samples:

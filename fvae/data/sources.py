@@ -6,7 +6,8 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -59,20 +60,23 @@ def is_path(source: str) -> bool:
     return bool(suffix) or marks
 
 
-def list_items(source: str) -> Splits:
-    """The items of a source by split; raises ``InputError`` for one that is broken or of an unknown form."""
+def list_items(source: str, known: Sequence[str] = ()) -> Splits:
+    """The items of a source by split; ``known`` are names of classes, which one folder alone may have.
+
+    Raises ``InputError`` for a source that is broken or of an unknown form.
+    """
     if not source:
         raise InputError("expected digits, a Hugging Face data set or a path, found none")
     if source == "digits":
         return {"": list_digits()}
     path = local_path(source)
     if os.path.isdir(path):
-        return list_folder(path)
+        return list_folder(path, known)
     if not os.path.exists(path):
         return list_hub(source)
     name = path.name.lower()
     if name.endswith(".zip"):
-        return list_zip(path)
+        return list_zip(path, known)
     for suffix, list_file in ((".parquet", list_parquet), (".npz", list_npz), (".gz", list_idx)):
         if name.endswith(suffix):
             return {"": list_file(path)}
@@ -82,7 +86,7 @@ def list_items(source: str) -> Splits:
     raise InputError(f"expected {expected}, found a {path.suffix or 'file'}")
 
 
-def list_folder(root: Path) -> Splits:
+def list_folder(root: Path, known: Sequence[str]) -> Splits:
     """The images below a folder; links are followed, each folder is read once, and folders of runs are left out."""
     names, runs, seen = list[str](), list[str](), set[tuple[int, int]]()
     images, suffixes = 0, Image.registered_extensions()
@@ -100,13 +104,14 @@ def list_folder(root: Path) -> Splits:
         images += sum(Path(file).suffix.lower() in suffixes for file in files)
         if len(names) > 20_000 > 2000 * images:
             raise InputError(f"expected a folder of images, found {images} among its first {len(names):,} files")
-    found: dict[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]] = {
-        name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names
-    }
-    splits = by_folder(found)
-    if runs:
-        splits[""] = [*splits.get("", []), *(Item(name, Image.Image, fault="the folder of a run") for name in runs)]
-    return splits
+    found = {name: (partial(open_image, root / name), partial(beginning, root / name)) for name in names}
+    return with_faults(by_folder(found, known), runs, "the folder of a run")
+
+
+def with_faults(splits: Splits, names: list[str], fault: str) -> Splits:
+    """Splits with items that are no images, outside of the splits' folders."""
+    found = [Item(name, Image.Image, fault=fault) for name in names]
+    return splits | {"": [*splits.get("", []), *found]} if found else splits
 
 
 def beginning(path: Path) -> bytes:
@@ -120,7 +125,7 @@ def beginning(path: Path) -> bytes:
         return os.fsencode(path)
 
 
-def list_zip(path: Path) -> Splits:
+def list_zip(path: Path, known: Sequence[str]) -> Splits:
     with reading("a zip archive"):
         archive = zipfile.ZipFile(path)
 
@@ -131,29 +136,37 @@ def list_zip(path: Path) -> Splits:
     members = [member for member in archive.infolist() if not member.is_dir()]
     contents = [partial(str.encode, f"{m.CRC} {m.file_size}") for m in members]
     names = [m.filename.replace("\\", "/") for m in members]
-    return by_folder({n: (partial(read, m), c) for n, m, c in zip(names, members, contents, strict=True)})
+    found = {name: (partial(read, m), content) for name, m, content in zip(names, members, contents, strict=True)}
+    earlier = [name for name, count in Counter(names).items() for _ in range(count - 1)]
+    return with_faults(by_folder(found, known), earlier, "an earlier file of the same name")
 
 
-def by_folder(files: dict[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]]) -> Splits:
+def by_folder(
+    files: Mapping[str, tuple[Callable[[], Image.Image], Callable[[], bytes]]], known: Sequence[str]
+) -> Splits:
     """Sort files, with what opens them and their content, into the splits and classes that their folders name."""
     suffixes = {"", *Image.registered_extensions()}
     folders, faults = {}, {}
     for name in sorted(files):
         *parts, base = [part for part in name.split("/") if part not in ("", ".", "..")] or [""]
-        if base in ("Thumbs.db", "desktop.ini") or any(p.startswith(".") or p == "__MACOSX" for p in [*parts, base]):
-            continue
         suffix = Path(base).suffix.lower()
+        hidden = any(part.startswith(".") for part in [*parts, base])
+        if base in ("Thumbs.db", "desktop.ini") or "__MACOSX" in parts or base.startswith("._"):
+            continue  # of the system
+        if hidden and (not suffix or suffix not in suffixes):
+            continue
         folders[name] = parts
-        faults[name] = "" if suffix in suffixes else f"not an image ({suffix})"
+        faults[name] = "hidden by a dot" if hidden else "" if suffix in suffixes else f"not an image ({suffix})"
     of_images = [parts for name, parts in folders.items() if not faults[name]]
 
     # Archives often wrap everything in one folder; it is neither a split nor a class.
     shared = [folders[0] for folders in takewhile(lambda f: len(set(f)) == 1, zip(*of_images, strict=False))]
-    depth = next((i for i, folder in enumerate(shared) if folder in SPLITS), len(shared))
+    depth = next((i for i, folder in enumerate(shared) if folder in SPLITS or folder in known), len(shared))
     has_splits = any(p[depth] in SPLITS for p in of_images if len(p) > depth)
     below = [p[depth + has_splits :] for p in of_images if len(p) > depth or not has_splits]
-    # A single class carries no information, and is more often a folder called img.
-    classes = sorted({p[0] for p in below}) if all(below) and len({p[0] for p in below}) > 1 else []
+    # A single class that is not known carries no information, and is more often a folder called img.
+    named = {p[0] for p in below} if all(below) else set()
+    classes = sorted(named) if len(named) > 1 or named & set(known) else []
 
     splits: Splits = {}
     for name, parts in folders.items():

@@ -15,6 +15,7 @@ import torch
 from fvae.conditioners import BatchNorm
 from fvae.data import Modality, Samples, from_memory, hold_out, load_data
 from fvae.data.files import argument_named
+from fvae.data.loading import warn_skipped
 from fvae.data.samples import digests
 from fvae.errors import InputError
 from fvae.flows.fused import set_reversible
@@ -180,9 +181,11 @@ def as_samples(model: LatentModel, data: Any, test: Any, labels: Any) -> tuple[S
 def read_path(path: str | Path, part: str, like: Modality, argument: str) -> Samples:
     """A part of a source; raises ``InputError``, which names the argument of ``fit``."""
     try:
-        return load_data(DataSettings(source=str(path)), part, like)
+        samples = load_data(DataSettings(source=str(path)), part, like)
     except InputError as error:
         raise InputError(error.message, argument) from None
+    warn_skipped(samples)
+    return samples
 
 
 def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -> None:

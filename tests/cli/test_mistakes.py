@@ -44,7 +44,7 @@ MISTAKES = {
     f"{TRAIN} --config typo.yaml": "typo.yaml: train.stepz: no such setting; did you mean steps?",
     f"{TRAIN} --config section.yaml": "section.yaml: trian: no such setting; did you mean train?",
     "train f_vae --out OUT/r --config type.yaml": "type.yaml: train.steps: input should be a valid integer, unable to",
-    "train f_vae --out OUT/r --config bool.yaml": "bool.yaml: train.steps: input should be a valid integer, unable to",
+    "train f_vae --out OUT/r --config bool.yaml": "bool.yaml: train.steps: expected a number, found true",
     "train --out OUT/r --config model.yaml": "model.yaml: model.flow.depth: input should be greater than or equal to",
     f"{TRAIN} --config=none.yaml": "none.yaml: no such file",
     f"{TRAIN} --config": "--config: expected one argument (fvae train f_vae --help lists the arguments)",
@@ -112,6 +112,8 @@ MISTAKES = {
     "decode classes mislabelled.npz --out OUT/d": "mislabelled.npz: expected labels from 0 to 9, for a model of 10",
     "interpolate classes wide.png wide.png --out OUT/i.png": "--labels: expected labels from 0 to 9, for a model of",
     "interpolate classes wide.png wide.png --labels 1 --out OUT/i.png": "--labels: expected one for each of 2 images,",
+    "evaluate run --data images --data.color rgb": "--data.color: expected the model's gray, found rgb",
+    "compare run --out run": "--out: run: expected a folder for the comparison, found a run",
     "interpolate classes --labels 1,2 --out OUT/i.png": "--labels: expected images to be named, whose labels these",
     "interpolate run wide.png wide.png --labels 1,2 --out OUT/i.png": "--labels: 1: run holds a f_vae, which was",
     # text

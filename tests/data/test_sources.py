@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -15,9 +16,10 @@ from huggingface_hub import HfApi
 from PIL import Image
 from sources import check_held_out, idx, png, pngs, read, write, write_folder, write_zip
 
-from fvae.data import Samples
+from fvae.data import Samples, load_data
 from fvae.data.files import check_expansion
 from fvae.errors import InputError
+from fvae.settings import DataSettings
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 PICTURES = np.random.default_rng(1).integers(0, 256, (12, 5, 7, 3), dtype=np.uint8)
@@ -135,7 +137,7 @@ def test_folders_can_be_splits(test, make, tmp_path):
     parts = {part: read(path, part) for part in ("train", "test", "all", "unseen")}
     assert {part: len(images) for part, images in parts.items()} == {"train": 8, "test": 4, "all": 15, "unseen": 4}
     np.testing.assert_array_equal(parts["test"].values, PICTURES[8:].transpose(0, 3, 1, 2))
-    assert parts["train"].skipped == [] and parts["all"].skipped == ["w/readme.md: not an image (.md)"]
+    assert parts["train"].skipped == parts["all"].skipped == ["w/readme.md: not an image (.md)"]
     assert (len(read(path, "train", split="extra")), len(read(path, "test", split="extra"))) == (3, 4)
     with pytest.raises(InputError, match=r"^split: expected one of the splits extra, .*train.*, found dev$"):
         read(path, split="dev")
@@ -341,3 +343,39 @@ def test_real_data_sets_are_read():
     with np.load(REAL / "mnist_test.npz") as arrays:
         np.testing.assert_array_equal(digits.values[:, 0], arrays["images"][..., 0])
         np.testing.assert_array_equal(digits.labels, arrays["labels"])
+
+
+def test_hidden_files_and_earlier_ones_of_a_name_are_reported(tmp_path):
+    """What the system leaves in folders is no data; an image that nobody will miss may be."""
+    files = pngs(PICTURES) | {
+        ".55.png": png(PICTURES[0]),
+        ".q/0.png": png(PICTURES[0]),
+        ".q/notes": b"",
+        "._1.png": b"",
+    }
+    images = read(write_folder(tmp_path / "f", files))
+    assert images.skipped == [".55.png: hidden by a dot", ".q/0.png: hidden by a dot"] and len(images) == 12
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for picture in PICTURES[:3]:
+            archive.writestr("a.png", png(picture))
+        archive.writestr("b.png", png(PICTURES[3]))
+    images = read(tmp_path / "f.zip")
+    assert images.skipped == 2 * ["a.png: an earlier file of the same name"]
+    np.testing.assert_array_equal(images.values, PICTURES[2:4].transpose(0, 3, 1, 2))
+
+
+def test_one_class_alone_has_its_number_where_the_model_knows_it(tmp_path):
+    files = by_class(PICTURES)
+    model = read(write_folder(tmp_path / "all", files)).modality
+    one = {name: content for name, content in files.items() if name.startswith("c1/")}
+    for path in (write_folder(tmp_path / "one", one), write_zip(tmp_path / "one.zip", one)):
+        samples = load_data(DataSettings(source=str(path)), "all", model)
+        assert set(samples.numbered_as(model.classes).labels) == {1}
+        assert read(path).labels is None
+
+
+def test_of_several_pictures_in_a_file_the_first_is_taken_which_is_remarked(tmp_path):
+    frames = [Image.fromarray(picture) for picture in PICTURES[:3]]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.gif")
+    assert read(tmp_path).remarks == ["a.gif: the first of its pictures is taken"]

@@ -114,8 +114,19 @@ def test_half_precision_is_refused(dtype):
 
 def test_numbers_and_shapes_that_make_no_sense_are_refused():
     model = MODELS["images"]()
-    with pytest.raises(ValueError, match=r"^n: expected 1 or more, found 0$"):
-        model.sample(0)
+    for n in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match=rf"^n: expected a whole number of 1 or more, found {n}$"):
+            model.sample(n)
+    x, e = torch.zeros(2, *model.shape), model.codes(2)
+    for call, name in ((model.elbo, "x"), (model.encode, "x"), (model.decode, "e")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a tensor, found ndarray$"):
+            call((e if name == "e" else x).numpy())
+    with pytest.raises(TypeError, match=r"^x: expected a tensor, found NoneType$"):
+        model.elbo(None)
+    with pytest.raises(ValueError, match=r"^e: expected codes \(N, \d+\), found \(0, \d+\)$"):
+        model.decode(e[:0])
+    with pytest.raises(ValueError, match=r"^x: expected whole numbers 0 .. \d+, found 3.25; round them$"):
+        model.elbo(x + 3.25)
     a, b = torch.zeros(model.shape), torch.zeros(model.shape)[:, :-1]
     with pytest.raises(ValueError, match=r"^ends: expected samples of one shape, found "):
         interpolate(model, a, b)
