@@ -25,6 +25,8 @@ def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | N
         >>> fvae.interpolate(model, a, b, steps=5).shape
         torch.Size([5, 1, 8, 8])
     """
+    if wrong := [end for end in ends if not isinstance(end, Tensor)]:
+        raise TypeError(f"ends: expected tensors, found {type(wrong[0]).__name__}")
     if model.modality.dims and len(shapes := {tuple(end.shape) for end in ends}) > 1:
         raise InputError(f"expected samples of one shape, found {' and '.join(map(str, sorted(shapes)))}", "ends")
     x = torch.stack(ends) if model.modality.dims else pad_sequence(list(ends), batch_first=True, padding_value=PAD)

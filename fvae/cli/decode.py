@@ -10,7 +10,7 @@ import torch
 from pydantic import InstanceOf
 
 from fvae.cli.parser import Parser, path
-from fvae.cli.run_data import load_model, need_latent
+from fvae.cli.run_data import digest_of, load_model, need_latent, say
 from fvae.data import Samples
 from fvae.data.files import argument_named
 from fvae.documents import Document, Format, read_document
@@ -24,6 +24,7 @@ class Codes(Document):
     codes: InstanceOf[np.ndarray]
     labels: InstanceOf[np.ndarray] | None = None
     names: InstanceOf[np.ndarray] | None = None
+    model: InstanceOf[np.ndarray] | None = None
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -52,6 +53,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         if content.names is not None and content.names.shape != (len(e),):
             raise InputError(f"expected `names` ({len(e)},), found {content.names.shape}")
         check_labels(model, Samples(e, [], labels))
+    if content.model is not None and str(content.model) != digest_of(model):
+        say([f"warning: {codes}: codes of another model than {args['run']}, or of other weights"])
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
     back = model.modality.decode(model, torch.from_numpy(e).to(device), y)

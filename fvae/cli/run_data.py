@@ -11,6 +11,7 @@ import torch
 from fvae.cli.parser import table
 from fvae.data import TOKENIZER_FILE, Modality, Samples, load_data
 from fvae.data.files import argument_named
+from fvae.data.samples import digest
 from fvae.errors import InputError
 from fvae.files import write_text
 from fvae.metrics import check_labels
@@ -74,12 +75,15 @@ def with_labels(model: LatentModel, samples: Samples) -> Samples:
     return samples
 
 
-def say_trivial(model: LatentModel, bound: float, train: Samples, test: Samples, where: Path, step: Any) -> None:
+def say_trivial(
+    model: LatentModel, bound: float, train: Samples, test: Samples, where: Path, step: Any, best: Any = None
+) -> None:
     """Say so where a ``bound``, in the data's unit, is worse on ``test`` than a trivial model of ``train``."""
     unit, (nats, trivial) = model.modality.unit, model.modality.trivial_bound(train, test)
     if round(bound, 4) <= round(unit.from_nats(nats), 4):
         return
     why = f"perhaps {step} steps are too few" if step else "perhaps it was trained too little"
+    why = f"it was best at step {best}, perhaps of too few data" if best and best < step / 2 else why
     small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
     why += ", or the learning rate is too high" + f", or a latent of {math.prod(model.latent)} is too small" * small
     say([f"{where}: worse than {trivial} ({unit.from_nats(nats):.4f} {unit.name}): {why}"])
@@ -103,6 +107,12 @@ def say_skipped(skipped: list[str], read: int, modality: Modality, run: Path | N
     say([f"skipped {len(skipped)} of {len(skipped) + read} {modality.items}: {'; '.join(shown)}"])
     if run is not None:
         write_text(run / "skipped.txt", "\n".join(skipped) + "\n")
+
+
+def digest_of(model: LatentModel) -> str:
+    """A digest of a model's weights, which tells whose codes some are."""
+    content = b"".join(v.cpu().contiguous().numpy().tobytes() for _, v in sorted(model.state_dict().items()))
+    return digest(content).hex()
 
 
 def need_latent(model: LatentModel, run: Path) -> None:

@@ -72,7 +72,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         unit, last = model.modality.unit, rows[-1]
         best = f"best held-out {last[f'best_{unit.key}']:.4f} {unit.name} at step {last['best_step']}"
         print(f"{out}: step {last['step']}, {best}")
-        say_trivial(model, last[f"best_{unit.key}"], train, test, out, last["step"])
+        say_trivial(model, last[f"best_{unit.key}"], train, test, out, last["step"], last["best_step"])
 
 
 class Terminated(Exception):

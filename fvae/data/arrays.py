@@ -88,6 +88,8 @@ def as_array(data: Any) -> np.ndarray:
     if isinstance(data, Tensor):
         data = data.detach().cpu()
         return data.float().numpy() if data.dtype == torch.bfloat16 else data.numpy()
+    if isinstance(data, np.ma.MaskedArray):
+        raise InputError("expected an array without a mask, found a masked array")
     try:
         return np.asarray(data)
     except ValueError:

@@ -101,10 +101,18 @@ class Table(Modality):
             advice = "leave them out, add noise as wide as their steps, or set `allow_degenerate` to true"
             raise InputError(f"expected columns that have a density, found {listed}; {advice}")
 
+    def notes(self, samples: Samples, what: str) -> list[str]:
+        return list(samples.remarks)
+
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
-        """Warn of columns on which a density has no upper limit."""
-        listed = degenerate_columns(samples)
-        return [f"warning: {listed}: no limit to their density, and no meaning of its figures"] if listed else []
+        """Remarks, and a warning of columns on which a density has no upper limit."""
+        listed, lines = degenerate_columns(samples), list(samples.remarks)
+        lines += ["the column of labels is not part of the table"] if samples.labels is not None else []
+        return (
+            [*lines, f"warning: {listed}: no limit to their density, and no meaning of its figures"]
+            if listed
+            else lines
+        )
 
 
 def degenerate_columns(samples: Samples) -> str:
@@ -162,7 +170,10 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     values = table.to_stored(x)
     if part == "train" or like is None:  # rows that a model is used on need not vary
         check_spread(x, values, table.names)
-    rows = Samples(values, [f"{path.name}[{i}]" for i in range(len(x))], numbers, [], table)
+    names = [f"{path.name}[{i}]" for i in range(len(x))]
+    unnamed = path.suffix.lower() != ".npz" and columns == default_names(len(columns))
+    remarks = [f"{path.name}: no names in the first line, which is taken for the first row"] if unnamed else []
+    rows = Samples(values, names, numbers, [], table, remarks=remarks)
     return rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
 
 
@@ -238,6 +249,8 @@ def read_arrow(path: Path) -> Any:
             return pyarrow.parquet.read_table(path)
         table = pyarrow.csv.read_csv(path)
         names = table.column_names
+        if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in names[0]), "")):
+            raise InputError(f"expected commas between columns, found {mark!r} in the first line")
         if "" in names:
             found = f"none for column {names.index('') + 1}: an index of pandas? write it with index=False"
             raise InputError(f"expected a name for each column, found {found}")

@@ -123,6 +123,9 @@ def test_codes_are_decoded_to_what_the_model_makes_of_them(fvae, home, tmp_path)
     assert found["codes"].shape == (4, 64) and found["names"].tolist() == [f"{i}.png" for i in range(4)]
     assert fvae("decode", "run", "OUT/c.npz", "--out", "OUT/back").status == 0
     assert fvae("decode", "run", "OUT/c.npz", "--out", "OUT/back.npz").status == 0
+    np.savez(tmp_path / "other.npz", **{**found, "model": np.array("0")})
+    other = fvae("decode", "run", "OUT/other.npz", "--out", "OUT/other")
+    assert other.status == 0 and "other.npz: codes of another model than run" in other.err
     back = np.load(tmp_path / "back.npz")["images"]
     np.testing.assert_array_equal(picture(tmp_path / "back/00003.png"), back[3, :, :, 0])
     model = load(home / "run")

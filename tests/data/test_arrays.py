@@ -229,3 +229,8 @@ def test_memory_and_file_agree(tmp_path):
     np.testing.assert_array_equal(read(source).values, from_memory(X, like=TABLE).values)
     frame = write(tmp_path / "a.csv", FRAME.to_csv(index=False).encode())
     assert read(frame).modality.columns == from_memory(pd.read_csv(frame)).modality.columns
+
+
+def test_a_mask_is_refused():
+    with pytest.raises(ValueError, match="^data: expected an array without a mask, found a masked array$"):
+        from_memory(np.ma.masked_greater(np.arange(6.0).reshape(3, 2), 3))

@@ -1,5 +1,6 @@
 """Tables from every form of source, which rows are held out, and every mistake by its message."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -331,3 +332,17 @@ def test_what_is_written_is_what_is_read(labels, tmp_path):
         table.check_out(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"^expected data to look at, as images or sentences, found rows$"):
         table.check_out(tmp_path / "a.csv", sheet=True)
+
+
+def test_a_first_line_of_numbers_is_a_row_which_is_remarked(tmp_path):
+    rows = read(write(tmp_path / "years.csv", text(*X.T, header="2019,2020,2021")))
+    assert len(rows) == len(X) + 1
+    assert rows.remarks == ["years.csv: no names in the first line, which is taken for the first row"]
+    assert rows.modality.notes(rows, "") == rows.remarks and not read(write(tmp_path / "a.csv", NO_LABEL)).remarks
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_other_separators_are_named(mark, tmp_path):
+    path = write(tmp_path / "a.csv", NO_LABEL.replace(b",", mark.encode()))
+    with pytest.raises(InputError, match=f"expected commas between columns, found {re.escape(repr(mark))}"):
+        read(path)
