@@ -232,5 +232,5 @@ def test_memory_and_file_agree(tmp_path):
 
 
 def test_a_mask_is_refused():
-    with pytest.raises(ValueError, match="^data: expected an array without a mask, found a masked array$"):
+    with pytest.raises(ValueError, match=r"^data: expected an array without a mask, found a masked array$"):
         from_memory(np.ma.masked_greater(np.arange(6.0).reshape(3, 2), 3))
