@@ -125,9 +125,6 @@ class Inverse(Flow):
     def forward(self, x, cond=None):
         return inverse_and_log_det(self.flow, x, cond)
 
-    def inverse(self, z, cond=None):
-        return self.flow(z, cond)[0]
-
     def inverse_and_log_det(self, z, cond=None):
         return self.flow(z, cond)
 

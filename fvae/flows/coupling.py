@@ -25,14 +25,16 @@ class Coupling(Conditioned, Flow):
         self.keep = keep
 
     def forward(self, x, cond=None):
-        x1, x2 = x[:, : self.keep], x[:, self.keep :]
-        z2, log_derivative = self.transform(x2, *self.parameters_for(x1, cond))
-        return torch.cat([x1, z2], 1), total(log_derivative.expand_as(x2))
+        return self.run(self.transform, x, cond)
 
     def inverse_and_log_det(self, z, cond=None):
-        z1, z2 = z[:, : self.keep], z[:, self.keep :]
-        x2, log_derivative = self.transform.inverse(z2, *self.parameters_for(z1, cond))
-        return torch.cat([z1, x2], 1), total(log_derivative.expand_as(z2))
+        return self.run(self.transform.inverse, z, cond)
+
+    def run(self, transform: Any, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+        """``transform``, of either direction, applied to the values that move, and its log-determinant."""
+        x1, x2 = x[:, : self.keep], x[:, self.keep :]
+        z2, log_derivative = transform(x2, *self.parameters_for(x1, cond))
+        return torch.cat([x1, z2], 1), total(log_derivative.expand_as(x2))
 
 
 class Checkerboard(Coupling):
@@ -46,18 +48,8 @@ class Checkerboard(Coupling):
         super().__init__(conditioner, 0, transform)
         self.color = color
 
-    def moving(self, x: Tensor) -> Tensor:
-        """(H, W): where values are transformed."""
+    def run(self, transform: Any, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
         rows, columns = (torch.arange(n, device=x.device) for n in x.shape[2:])
-        return (rows[:, None] + columns) % 2 != self.color
-
-    def forward(self, x, cond=None):
-        return self.of_moving(self.transform, x, cond)
-
-    def inverse_and_log_det(self, z, cond=None):
-        return self.of_moving(self.transform.inverse, z, cond)
-
-    def of_moving(self, transform: Any, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
-        moving = self.moving(x)
+        moving = (rows[:, None] + columns) % 2 != self.color
         z, log_derivative = transform(x, *self.parameters_for(torch.where(moving, 0, x), cond))
         return torch.where(moving, z, x), total(torch.where(moving, log_derivative, 0).expand_as(x))

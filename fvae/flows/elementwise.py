@@ -31,9 +31,6 @@ class Elementwise(Flow):
         z, log_derivative = self.transform(x, *self.parameters_for(cond))
         return z, total(log_derivative.expand_as(z))
 
-    def inverse(self, z, cond=None):
-        return self.transform.inverse(z, *self.parameters_for(cond))[0]
-
     def inverse_and_log_det(self, z, cond=None):
         x, log_derivative = self.transform.inverse(z, *self.parameters_for(cond))
         return x, total(log_derivative.expand_as(x))
@@ -67,10 +64,9 @@ class ActNorm(Inverse):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Take mean and standard deviation of ``x`` by channel; a constant channel's is floored at 1e-3, not 0."""
-        if not self.trained:
-            return
-        a = x.transpose(0, 1).flatten(1)
-        self.constant.set(a.mean(1), a.std(1, correction=0).clamp(min=self.least).log())
+        if self.trained:
+            a = x.transpose(0, 1).flatten(1)
+            self.constant.set(a.mean(1), a.std(1, correction=0).clamp(min=self.least).log())
 
 
 class Standardize(ActNorm):

@@ -46,12 +46,10 @@ class InvertibleConv(Flow):
             z = mix(product(self.lu, self.signs, self.order), x)
         return z, self.log_det(x)
 
-    def inverse(self, z, cond=None):
-        with without_autocast(z):
-            return mix(inverse_product(self.lu, self.signs, self.order), z)
-
     def inverse_and_log_det(self, z, cond=None):
-        return self.inverse(z), -self.log_det(z)
+        with without_autocast(z):
+            x = mix(inverse_product(self.lu, self.signs, self.order), z)
+        return x, -self.log_det(z)
 
     def log_det(self, x: Tensor) -> Tensor:
         return (x[0, 0].numel() * self.lu.diagonal().sum()).expand(len(x))
