@@ -10,7 +10,8 @@ import torch
 
 from fvae.errors import InputError
 from fvae.files import replacing, write_bytes, write_csv, write_text
-from fvae.runs.folder import BOUNDS, data_name, read_metrics, unit_key
+from fvae.runs.config import run_config
+from fvae.runs.folder import BOUNDS, read_metrics, unit_key
 from fvae.runs.model import load
 
 
@@ -40,7 +41,7 @@ def compare(runs: list[Path], out: Path, n: int = 10, seed: int = 0, device: tor
             {
                 "run": name,
                 "recipe": model.config["recipe"],
-                "data": data_name(run),
+                "data": Path(str(run_config(run).get("data", {}).get("source") or "")).name,
                 **model.modality.facts,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "step": int(row["step"]),

@@ -25,6 +25,8 @@ RULES = [
     (r"\.params\.", ".conditioner."),
     (r"\.params\.params\.split\.net\.", ".conditioner.conditioner.net."),
     (r"\.params\.params\.", ".conditioner.conditioner."),
+    (r"(flows\.\d+)\.flow\.flows", r"\1.flows"),
+    (r"\.(conditioner|params)\.net\.", r".\1."),
 ]
 
 
@@ -35,12 +37,8 @@ def candidates(name: str) -> set[str]:
     for _ in range(3):  # a name may have changed in three places
         for one in list(found):
             found |= {re.sub(pattern, to, one) for pattern, to in RULES}
-            found |= {
-                one.replace("flows.0.flow.", "flows.0.", 1),
-                re.sub(r"(flows\.\d+)\.flow\.flows", r"\1.flows", one),
-            }
             found |= {re.sub(r"\.([012])\.(weight|bias)$", lambda m: f".{m[2]}_{int(m[1]) + 1}", one)}
-            found |= {re.sub(r"\.(conditioner|params)\.net\.", r".\1.", one)}
+            found |= {one.replace("flows.0.flow.", "flows.0.", 1)}
     return found
 
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field, InstanceOf
 from fvae.data import Samples
 from fvae.documents import CSV, Document, Format, read_document
 from fvae.errors import InputError
-from fvae.files import need_no_links, replacing, write_csv
+from fvae.files import need_no_links, replacing
 from fvae.model import LatentModel
-from fvae.runs.config import changed_settings, run_config
+from fvae.runs.config import changed_settings
 from fvae.runs.model import check_fit
 from fvae.schema import Natural, NonNegative
 
@@ -99,12 +99,6 @@ class Checkpoint(Document):
     rows: list[Evaluation]
 
 
-def parse_checkpoint(device: torch.device, path: Path) -> Any:
-    """The tensors and plain values of a checkpoint, whose reading can't run code."""
-    with warnings.catch_warnings(action="ignore"):
-        return torch.load(path, map_location=device, weights_only=True)
-
-
 def data_digest(data: Samples) -> str:
     """A short text that is the same for the same values and labels only."""
     found = hashlib.blake2b(np.ascontiguousarray(data.values).data, digest_size=16)
@@ -131,8 +125,9 @@ def read_checkpoint(run: Path, model: LatentModel, digest: str, device: torch.de
     path = run / CHECKPOINT
     if not path.exists():
         return None
-    form = Format("checkpoint", partial(parse_checkpoint, device), math.inf)
-    state = read_document(path, Checkpoint, form).model_dump()
+    form = Format("checkpoint", partial(torch.load, map_location=device, weights_only=True), math.inf)
+    with warnings.catch_warnings(action="ignore"):
+        state = read_document(path, Checkpoint, form).model_dump()
     for name in ("model", "average"):
         check_fit(f"{path}: {name}", state[name], model.state_dict(), "the run's config.yaml")
     if state["digest"] != digest:
@@ -141,11 +136,6 @@ def read_checkpoint(run: Path, model: LatentModel, digest: str, device: torch.de
 
 
 # Metrics
-
-
-def write_metrics(run: Path, rows: list[dict[str, float]]) -> None:
-    """Write ``metrics.csv``, a row an evaluation."""
-    write_csv(run / "metrics.csv", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -165,9 +155,3 @@ def unit_key(rows: list[dict[str, float]]) -> str:
     """The unit of the bounds of metrics, bits_per_dim or nats; "" where there are none."""
     keys = ("bits_per_dim", "nats")
     return next((key for key in keys if all(f"test_{part}{key}" in rows[0] for part in BOUNDS.values())), "")
-
-
-def data_name(run: Path) -> str:
-    """The last part of the name of a run's data, "" where it is not known."""
-    source = run_config(run).get("data", {}).get("source")
-    return Path(str(source or "")).name

@@ -18,6 +18,7 @@ from fvae.data.files import argument_named
 from fvae.data.loading import warn_skipped
 from fvae.data.samples import digests
 from fvae.errors import InputError
+from fvae.files import write_csv
 from fvae.flows.fused import set_reversible
 from fvae.flows.fused.steps import all_steps
 from fvae.metrics import batches, check_labels, has_gaussian_posterior
@@ -25,7 +26,7 @@ from fvae.model import LatentModel
 from fvae.precision import emulates_bfloat16
 from fvae.runs import load, save
 from fvae.runs.config import description, write_config
-from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint, write_metrics
+from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint
 from fvae.runs.model import check_savable
 from fvae.schema import checked
 from fvae.settings import DataSettings, TrainSettings
@@ -201,21 +202,18 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     if settings.aggressive and not has_gaussian_posterior(model, data):
         needs = "expected a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
         raise InputError(f"{needs}, found another", "aggressive")
-    if settings.free_nats_per_dim and not closed_form(model, data):
-        needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
-        raise InputError(f"{needs}, found others", "free_nats_per_dim")
+    if settings.free_nats_per_dim:
+        x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
+        with torch.no_grad():
+            kl = copy.deepcopy(model).eval()(x, y).kl
+        if kl is None:
+            needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
+            raise InputError(f"{needs}, found others", "free_nats_per_dim")
     for name in ("free_nats", "free_nats_per_dim", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
             raise InputError("expected a model with a latent, whose rate it weighs; found one without", name)
     if settings.compile and data.modality.dims is None:
         raise InputError("expected samples of one shape; sentences have many lengths", "compile")
-
-
-def closed_form(model: LatentModel, data: Samples) -> bool:
-    """Whether the rate is known in closed form: of a Gaussian posterior and prior."""
-    x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
-    with torch.no_grad():
-        return copy.deepcopy(model).eval()(x, y).kl is not None
 
 
 def begin(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
@@ -269,17 +267,17 @@ class RunWriter(Callback):
         self.run, self.digest = run, digest
 
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
-        write_metrics(self.run, trainer.rows)
+        write_csv(self.run / "metrics.csv", list(trainer.rows[0]), [list(row.values()) for row in trainer.rows])
         self.preview(trainer)
         if row["best_step"] == trainer.step:
             self.save_model(trainer)
-        self.save_checkpoint(trainer)
+        save_checkpoint(self.run, trainer.state() | {"digest": self.digest})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         if not trainer.rows:
             self.preview(trainer)
             self.save_model(trainer)
-        self.save_checkpoint(trainer)
+        save_checkpoint(self.run, trainer.state() | {"digest": self.digest})
 
     def preview(self, trainer: Trainer) -> None:
         model = trainer.average
@@ -291,6 +289,3 @@ class RunWriter(Callback):
     def save_model(self, trainer: Trainer) -> None:
         trainer.average.step = trainer.step
         save(trainer.average, self.run)
-
-    def save_checkpoint(self, trainer: Trainer) -> None:
-        save_checkpoint(self.run, trainer.state() | {"digest": self.digest})
