@@ -48,9 +48,8 @@ class MeanOverProcesses(torch.autograd.Function):
 
 def mean_over_processes(mean: Tensor) -> Tensor:
     """The mean over all processes of what each has the mean of, with its gradient."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return mean
-    return MeanOverProcesses.apply(mean)
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return MeanOverProcesses.apply(mean) if several else mean
 
 
 class BatchNorm(nn.Module):
@@ -95,9 +94,9 @@ class OneSidedBatchNorm(nn.Module):
 
     gamma: Tensor
 
-    def __init__(self, net: nn.Module, d: int, gamma: float, bound: float = 6.0):
+    def __init__(self, net: nn.Module, d: int, gamma: float):
         super().__init__()
-        self.net, self.transform = net, Affine(bound)
+        self.net, self.transform = net, Affine(bound=6.0)
         self.statistics = BatchNorm(d)
         self.beta = nn.Parameter(torch.zeros(d))
         self.register_buffer("gamma", torch.tensor(float(gamma)))
@@ -137,9 +136,9 @@ class TwoSidedBatchNorm(nn.Module):
     only once s is +1 or -1 for every x; s > 0, which is not centered, is there as soon as it is the same for all.
     """
 
-    def __init__(self, net: nn.Module, d: int, tau: float, bound: float = 6.0):
+    def __init__(self, net: nn.Module, d: int, tau: float):
         super().__init__()
-        self.net, self.transform, self.tau = net, Affine(bound), tau
+        self.net, self.transform, self.tau = net, Affine(bound=6.0), tau
         self.means, self.deviations = BatchNorm(d), UnitPower(d)
         self.theta = nn.Parameter(torch.zeros(d))
 

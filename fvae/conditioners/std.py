@@ -58,26 +58,18 @@ class SharedStd(nn.Module):
 class NetworkStd(nn.Module):
     """The mean from a network and log_std from a second one on top of it: sigma(x), near ``std`` at the start.
 
-    log_std = level + bound tanh(head(mean) / bound), ``head`` zero-initialized and ``level`` one trained number, at
+    log_std = level + 3 tanh(head(mean) / 3), ``head`` zero-initialized and ``level`` one trained number, at
     ``lr_scale`` times the networks' rate as ``SharedStd``'s.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        head: nn.Module,
-        std: float,
-        lr_scale: float = 1.0,
-        bound: float = 3.0,
-        name: str = "std",
-    ):
+    def __init__(self, net: nn.Module, head: nn.Module, std: float, lr_scale: float = 1.0, name: str = "std"):
         super().__init__()
-        self.net, self.head, self.lr_scale, self.bound, self.name = net, head, lr_scale, bound, name
+        self.net, self.head, self.lr_scale, self.name = net, head, lr_scale, name
         self.level = nn.Parameter(torch.tensor(math.log(std)))
 
     def forward(self, *cond) -> Pair:
         mean = self.net(*cond)
-        return widen(mean), self.level + self.bound * torch.tanh(widen(self.head(mean)) / self.bound)
+        return widen(mean), self.level + 3.0 * torch.tanh(widen(self.head(mean)) / 3.0)
 
     def metrics(self) -> dict[str, Tensor]:
         """The standard deviation where ``head`` is 0."""

@@ -40,10 +40,9 @@ BLOCKS: dict[str, Block] = {"residual": residual, "convnext": convnext}
 def squeezing(channels: int, squeezes: int, blocks: int, hidden: int, block: Block = residual) -> nn.Sequential:
     """f-VAE's E: (squeeze, residual steps) times ``squeezes``: (B, C, H, W) -> (B, C 4^n, H/2^n, W/2^n)."""
     layers: list[nn.Module] = []
-    for _ in range(squeezes):
-        channels *= 4
-        layers.append(nn.PixelUnshuffle(2))
-        layers += [block(channels, max(channels, hidden)) for _ in range(blocks)]
+    for i in range(1, squeezes + 1):
+        c = channels * 4**i
+        layers += [nn.PixelUnshuffle(2), *(block(c, max(c, hidden)) for _ in range(blocks))]
     return nn.Sequential(*layers)
 
 
@@ -52,8 +51,7 @@ def unsqueezing(channels: int, squeezes: int, blocks: int, hidden: int, block: B
     layers: list[nn.Module] = []
     for i in range(squeezes, 0, -1):
         c = channels * 4**i
-        layers += [block(c, max(c, hidden)) for _ in range(blocks)]
-        layers.append(nn.PixelShuffle(2))
+        layers += [*(block(c, max(c, hidden)) for _ in range(blocks)), nn.PixelShuffle(2)]
     return nn.Sequential(*layers)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def fit(
                 trainer.load_state(state)
         ours: list[Callback] = [CollapseWarning(largest_deviation(model, train))]
         ours += [RunWriter(run, digest)] if run else []
-        ours += [TensorBoard(run)] if run and TensorBoard.installed() else []
+        ours += [TensorBoard(run)] if run and find_spec("tensorboard") else []
         ours += [ProgressBar()] if progress else []
         try:
             with torch.random.fork_rng([fabric.device.index or 0] if fabric.device.type == "cuda" else []):

@@ -1,6 +1,5 @@
 """The figures of a run in TensorBoard, where that is installed (the extra ``tensorboard``)."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from fvae.training.trainer import Callback, Row, Trainer
@@ -11,10 +10,6 @@ class TensorBoard(Callback):
 
     def __init__(self, run: Path):
         self.run = run
-
-    @staticmethod
-    def installed() -> bool:
-        return find_spec("tensorboard") is not None
 
     def on_start(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -5,7 +5,7 @@ once; their log-determinants don't depend on x and are one number; the couplings
 by element and reduced once. Channels are innermost in memory, so that a map is one matrix product.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +28,7 @@ def fuse(flows: list[Flow]) -> list[Flow]:
     return [FusedSteps(*flows)] if fusable(flows) else flows
 
 
-def fusable(flows: tuple[Flow, ...] | list[Flow]) -> bool:
+def fusable(flows: Sequence[Flow]) -> bool:
     """Whether these are exactly the pattern: a subclass of a layer may compute something else."""
     kinds = [type(flow) for flow in flows]
     return bool(flows) and any(kinds == [ActNorm, m, Coupling] * (len(flows) // 3) for m in (InvertibleConv, Permute))
@@ -157,7 +157,7 @@ class FusedSteps(Chain):
         maps, log_det = self.cached(invert)
         h, log_derivatives = z.movedim(1, -1), cast(Tensor, 0.0)
         for k, coupling in reversed(list(enumerate(self.couplings))):
-            h1, h2 = halves(coupling, h)
+            h1, h2 = h.tensor_split((coupling.keep,), -1)
             x2, change = coupling.transform.inverse(h2, *parameters(coupling, h1, cond))
             h, log_derivatives = maps.apply(k, torch.cat([h1, x2], -1)), log_derivatives + change
         return h.movedim(-1, 1), total(log_derivatives.expand_as(x2)) + log_det * z[0, 0].numel()
@@ -171,15 +171,9 @@ def equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 def step(coupling: Coupling, maps: Maps, k: int, h: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
     """Step k, channels last: (B, *, C) to itself, and the coupling's log-derivatives."""
-    h1, h2 = halves(coupling, maps.apply(k, h))
+    h1, h2 = maps.apply(k, h).tensor_split((coupling.keep,), -1)
     z2, change = coupling.transform(h2, *parameters(coupling, h1, cond))
     return torch.cat([h1, z2], -1), change
-
-
-def halves(coupling: Coupling, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The half that sets the transform and the half that is transformed, channels last."""
-    h1, h2 = h.split([coupling.keep, h.shape[-1] - coupling.keep], -1)
-    return h1, h2
 
 
 def parameters(coupling: Coupling, h1: Tensor, cond: Any) -> list[Tensor]:
