@@ -23,25 +23,23 @@ def replacing(path: Path) -> Iterator[Path]:
     overwritten by the next. A link is followed, and a device such as /dev/stdout is written to, not replaced.
     Raises ``MachineError`` where the system can't write (a full disk, no permission).
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        try:
-            yield path
-        except OSError as error:
-            raise MachineError(f"could not write {path}: {error.strerror or error}") from error
-        return
-    path = path.resolve() if path.is_symlink() else path
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        path = path.resolve() if path.is_symlink() else path
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     except OSError as error:
         raise MachineError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def need_file(path: Path, argument: str = "out") -> None:
@@ -72,17 +70,17 @@ def need_folder(path: Path, argument: str = "out", named: Path | None = None) ->
         raise InputError(f"{named or path}: no permission to write in {there}", argument)
 
 
-def need_no_run(path: Path, content: str, argument: str = "out") -> None:
+def need_no_run(path: Path, content: str) -> None:
     """Refuse a run's folder for other ``content``; raises ``InputError``."""
     if (path / "config.json").exists() or (path / "config.yaml").exists():
-        raise InputError(f"{path}: expected a folder for {content}, found a run", argument)
+        raise InputError(f"{path}: expected a folder for {content}, found a run", "out")
 
 
-def need_new_folder(path: Path, argument: str = "out") -> None:
+def need_new_folder(path: Path) -> None:
     """Refuse a folder that holds anything, or that can't be made; raises ``InputError``."""
-    need_folder(path, argument)
+    need_folder(path)
     if path.exists() and any(path.iterdir()):
-        raise InputError(f"{path}: expected a new folder", argument)
+        raise InputError(f"{path}: expected a new folder", "out")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

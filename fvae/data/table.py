@@ -168,19 +168,17 @@ def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
     numbers, classes = (None, []) if labels is None else numbered(labels)
     table = Table(x.shape[1:], classes, columns)
     values = table.to_stored(x)
-    if part == "train" or like is None:  # rows that a model is used on need not vary
+    if len(x) > 1 and (part == "train" or like is None):  # rows that a model is used on need not vary
         check_spread(x, values, table.names)
     names = [f"{path.name}[{i}]" for i in range(len(x))]
     unnamed = path.suffix.lower() != ".npz" and columns == default_names(len(columns))
     remarks = [f"{path.name}: no names in the first line, which is taken for the first row"] if unnamed else []
-    rows = Samples(values, names, numbers, [], table, remarks=remarks)
+    rows = Samples(values, names, numbers, modality=table, remarks=remarks)
     return rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
 
 
 def check_spread(x: np.ndarray, stored: np.ndarray, columns: list[str]) -> None:
     """Refuse columns that don't vary, or by less than 32 bits resolve; raises ``InputError``."""
-    if len(x) < 2:
-        return
     x = x.astype(np.float64)
     rounding, spread = np.abs(stored - x).max(0), x.std(0)
     for name, low, high, lost in zip(columns, x.min(0), x.max(0), rounding > 1e-3 * spread, strict=True):

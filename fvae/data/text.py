@@ -129,18 +129,10 @@ class Text(Modality):
     def decode_options(self, **given: Any) -> dict[str, Any]:
         return {"generation": checked(Generation, given, lax=True)}
 
-    def decode_batch(
-        self,
-        model: Any,
-        e: Tensor,
-        y: Tensor | None,
-        generation: Generation = GREEDY,
-        generator: Any = None,
-        **options: Any,
-    ) -> np.ndarray:
+    def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
         """(N,) text."""
         e, y = model.inputs(y, e=e)
-        z, g = model.prior.inverse(e, y), generation
+        z, g, generator = model.prior.inverse(e, y), options.get("generation", GREEDY), options.get("generator")
         x = model.decoder.beam(z, g.beam) if g.beam else model.decoder.draw(z, g.token_temperature, g.top_p, generator)
         return self.to_output(x.cpu().numpy())
 
@@ -193,15 +185,14 @@ class Text(Modality):
     def load(self, config: dict[str, Any], folder: Path) -> "Text":
         """With the tokenizer that the model was trained with; raises ``InputError`` for another."""
         kept = check_document(folder / "config.json", TextConfig, config)
-        labelled = replace(self, classes=kept.labels)
         if kept.vocabulary is None:
-            return labelled
+            return replace(self, classes=kept.labels)
         path = folder / TOKENIZER_FILE
         tokenizer, size = Tokenizer.load(path, self.shape[0] - 1), self.shape[1]
         if tokenizer.digest != kept.vocabulary or tokenizer.shape[1] != size:
             found = "as many others" if tokenizer.shape[1] == size else f"{tokenizer.shape[1]:,}"
             raise InputError(f"{path}: not the tokenizer of {folder}: expected its {size:,} tokens, found {found}")
-        return replace(labelled, tokenizer=tokenizer)
+        return replace(self, classes=kept.labels, tokenizer=tokenizer)
 
     def notes(self, samples: Samples, what: str) -> list[str]:
         """Sentences that were truncated, and text of which more than a fifth is unknown to the tokenizer."""
@@ -256,21 +247,16 @@ def load_text(data: DataSettings, part: str, like: Modality | None) -> Samples:
         training = [lines[i][:limit] for i in kept if lines[i] not in out]
         tokenizer = Tokenizer.train(training, data.tokenizer, data.vocabulary_size, data.max_length)
     chosen = kept[part_of([lines[i] for i in kept], data.held_out, part, "sentences")]
-    remarks = remarks_on(lines, chosen, limit)
+    long = [i + 1 for i in chosen if len(lines[i]) > limit]
+    invisible = [i + 1 for i in chosen if re.search(INVISIBLE, lines[i])]
+    kinds = {f"longer than {limit:,} characters and cut": long, "with invisible characters": invisible}
+    remarks = [f"{len(found):,} of the lines {kind}, first line {found[0]}" for kind, found in kinds.items() if found]
     # An empty line is in neither part: it is reported with the training part only.
     skipped = [f"{path.name}[{i}]: empty" for i, line in enumerate(lines) if not line and part != "test"]
     values, truncated = tokenizer.encode([lines[i][:limit] for i in chosen])
     labels = None if labels is None else labels[chosen]
     names = [f"{path.name}[{i}]" for i in chosen]
     return Samples(values, names, labels, skipped, Text(tokenizer.shape, classes, tokenizer), truncated, remarks)
-
-
-def remarks_on(lines: list[str], chosen: np.ndarray, limit: int) -> list[str]:
-    """The lines that are longer than the limit, and those with characters that can't be seen."""
-    long = [i + 1 for i in chosen if len(lines[i]) > limit]
-    invisible = [i + 1 for i in chosen if re.search(INVISIBLE, lines[i])]
-    kinds = {f"longer than {limit:,} characters and cut": long, "with invisible characters": invisible}
-    return [f"{len(found):,} of the lines {kind}, first line {found[0]}" for kind, found in kinds.items() if found]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -286,8 +272,7 @@ def read_lines(path: Path) -> list[str]:
     if (i := text.find("\0")) >= 0:
         line = text.count("\n", 0, i) + 1
         raise InputError(f"expected UTF-8 text, found NUL characters in line {line}, is this UTF-16?")
-    lines = text.split("\n")
-    return [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
+    return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def read_labels(data: DataSettings, n: int) -> tuple[np.ndarray | None, list[str]]:

@@ -76,19 +76,15 @@ class Tokenizer:
         Words of more than 100 characters are left out. ``vocabulary_size`` counts the special tokens; byte pairs need
         260 at least, since all bytes are tokens.
         """
-        from tokenizers import trainers
+        from tokenizers import pre_tokenizers, trainers
 
-        options: dict[str, Any] = {
-            "vocab_size": vocabulary_size,
-            "special_tokens": list(SPECIAL_TOKENS),
-            "show_progress": sys.stderr.isatty(),
-        }
-        if kind == "bpe":
-            from tokenizers.pre_tokenizers import ByteLevel
-
-            trainer: Any = trainers.BpeTrainer(**options, initial_alphabet=ByteLevel.alphabet())
-        else:
-            trainer = trainers.WordLevelTrainer(**options)
+        alphabet: dict[str, Any] = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()} if kind == "bpe" else {}
+        trainer = (trainers.BpeTrainer if kind == "bpe" else trainers.WordLevelTrainer)(
+            vocab_size=vocabulary_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            show_progress=sys.stderr.isatty(),
+            **alphabet,
+        )
         backend = make_backend(kind)
         # Special tokens in the text, as PTB's <unk>, must not get a second number.
         left_out = re.compile("|".join([*SPECIAL_TOKENS, LONG_WORD[kind]]))

@@ -30,7 +30,7 @@ class LatentInformation(NamedTuple):
 
 @torch.no_grad()
 def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_size: int = 64) -> LatentInformation:
-    """What z says of x, over the N samples of ``data``.
+    """What z says of x, over the N samples of ``data``; raises ``ValueError`` where the posterior isn't Gaussian.
 
     - ``mutual_information``: I(x; z) = E_x E_z|x [ log q(z|x) - log 1/N sum_j q(z|x_j) ], one z a sample; at most
       log N (Hoffman and Johnson, 2016). Takes N^2 steps;
@@ -42,7 +42,10 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     model, generator = for_scoring(model), torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
     for x, y in batches(model, data, batch_size):
-        mean, log_std = gaussian_of(model, x, y)
+        found = model.gaussian_of(model.preprocess(x)[0], y)
+        if found is None:
+            raise ValueError("model: expected a Gaussian posterior, found one that offers no mean and deviation")
+        mean, log_std = found
         z, _ = Affine()(model.noise(len(x), generator), mean, log_std)
         kept.append((mean, log_std.expand_as(mean), z))
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
@@ -56,14 +59,6 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     mutual = mutual_information(mean, log_std, z)
     active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
     return LatentInformation(mutual, active, mean.shape[1], gap / len(z))
-
-
-def gaussian_of(model: LatentModel, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and log standard deviation of q(z|x); raises ``ValueError`` where it isn't Gaussian."""
-    found = model.gaussian_of(model.preprocess(x)[0], y)
-    if found is None:
-        raise ValueError("model: expected a Gaussian posterior, found one that offers no mean and deviation")
-    return found
 
 
 def has_gaussian_posterior(model: LatentModel, data: Samples) -> bool:
