@@ -1,6 +1,7 @@
 """What a model takes from data without gradients: actnorm's first statistics, and those that evaluation knows."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,10 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         >>> model.encode(5 + torch.randn(256, 4)).mean().abs() < 0.5
         tensor(True)
     """
-    hooks = [
-        m.register_forward_pre_hook(lambda flow, args: flow.fit(args[0]))
-        for m in model.modules()
-        if isinstance(m, ActNorm)
-    ]
-    try:
-        with torch.no_grad(), one_by_one(model):
-            model(x, y)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), one_by_one(model), ExitStack() as hooks:
+        for norm in (m for m in model.modules() if isinstance(m, ActNorm)):
+            hooks.enter_context(norm.register_forward_pre_hook(lambda flow, args: flow.fit(args[0])))
+        model(x, y)
     if isinstance(model, LatentModel):
         for layer in (m for m in model.decoder.modules() if isinstance(m, StartsAtMean)):
             layer.fit(model.modality.scaled(x))

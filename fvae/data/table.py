@@ -96,7 +96,6 @@ class Table(Modality):
         return replace(self, classes=kept.labels, columns=kept.columns)
 
     def check_density(self, samples: Samples) -> None:
-        """Refuse columns on which a density has no upper limit; raises ``InputError``."""
         if listed := degenerate_columns(samples):
             advice = "leave them out, add noise as wide as their steps, or set `allow_degenerate` to true"
             raise InputError(f"expected columns that have a density, found {listed}; {advice}")
@@ -106,13 +105,12 @@ class Table(Modality):
 
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Remarks, and a warning of columns on which a density has no upper limit."""
-        listed, lines = degenerate_columns(samples), list(samples.remarks)
-        lines += ["the column of labels is not part of the table"] if samples.labels is not None else []
-        return (
-            [*lines, f"warning: {listed}: no limit to their density, and no meaning of its figures"]
-            if listed
-            else lines
-        )
+        lines = list(samples.remarks)
+        if samples.labels is not None:
+            lines += ["the column of labels is not part of the table"]
+        if listed := degenerate_columns(samples):
+            lines += [f"warning: {listed}: no limit to their density, and no meaning of its figures"]
+        return lines
 
 
 def degenerate_columns(samples: Samples) -> str:

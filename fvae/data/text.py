@@ -130,14 +130,12 @@ class Text(Modality):
         return {"generation": checked(Generation, given, lax=True)}
 
     def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
-        """(N,) text."""
         e, y = model.inputs(y, e=e)
         z, g, generator = model.prior.inverse(e, y), options.get("generation", GREEDY), options.get("generator")
         x = model.decoder.beam(z, g.beam) if g.beam else model.decoder.draw(z, g.token_temperature, g.top_p, generator)
         return self.to_output(x.cpu().numpy())
 
     def sample(self, model: Any, n: int, generator: Any) -> np.ndarray:
-        """n sentences, drawn token by token."""
         e, y = model.codes(n, generator), model.draw_labels(n, generator)
         return self.decode(model, e, y, generation=Generation(), generator=generator)
 

@@ -27,16 +27,14 @@ def within_memory(make: Callable[[], LatentModel]) -> LatentModel:
         if found > limit and parameter.device.type != "meta":
             raise MemoryError
 
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        return make()
-    except (MemoryError, RuntimeError) as error:  # the latter of torch's allocator, for a single tensor
-        if "memory" not in str(error) and isinstance(error, RuntimeError):
-            raise
-        with torch.device("meta"):
-            size = sum(p.nbytes for p in make().parameters()) / 2**30
-    finally:
-        hook.remove()
+    with register_module_parameter_registration_hook(count):
+        try:
+            return make()
+        except (MemoryError, RuntimeError) as error:  # the latter of torch's allocator, for a single tensor
+            if "memory" not in str(error) and isinstance(error, RuntimeError):
+                raise
+            with torch.device("meta"):
+                size = sum(p.nbytes for p in make().parameters()) / 2**30
     expected = f"expected a model of at most {limit / 2**30:.1f} GiB of weights, an eighth of this machine's memory"
     raise InputError(f"{expected}, found one of {size:,.1f} GiB; choose smaller widths, depths or latents")
 

@@ -63,7 +63,6 @@ def description(model: Any, data: DataSettings, train: TrainSettings) -> dict[st
 
 
 def write_config(run: Path, content: dict[str, Any]) -> None:
-    """Write ``config.yaml``."""
     write_text(run / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
@@ -17,7 +17,7 @@ from fvae.runs.model import FORMAT, ModelConfig, check_fit, read_weights, save
 from fvae.runs.renamed import renamed
 
 # Each old name's pieces, and what they may have become: the new name is the one that the model has.
-RULES = [
+RULES: list[tuple[str, Any]] = [
     (r"\.params\.net\.(?=[012]\.(weight|bias)$)", ".conditioner."),
     (r"\.params\.split\.net\.", ".conditioner.net."),
     (r"\.params\.(?=(mean|log_std)$)", ".flow.conditioner."),
@@ -27,6 +27,8 @@ RULES = [
     (r"\.params\.params\.", ".conditioner.conditioner."),
     (r"(flows\.\d+)\.flow\.flows", r"\1.flows"),
     (r"\.(conditioner|params)\.net\.", r".\1."),
+    (r"^(.*?flows\.0\.)flow\.", r"\1"),
+    (r"\.([012])\.(weight|bias)$", lambda m: f".{m[2]}_{int(m[1]) + 1}"),
 ]
 
 
@@ -35,10 +37,7 @@ def candidates(name: str) -> set[str]:
     name = re.sub(r"^scale\.", "preprocess.", name).replace(".seen.", ".running.")
     found = {name}
     for _ in range(3):  # a name may have changed in three places
-        for one in list(found):
-            found |= {re.sub(pattern, to, one) for pattern, to in RULES}
-            found |= {re.sub(r"\.([012])\.(weight|bias)$", lambda m: f".{m[2]}_{int(m[1]) + 1}", one)}
-            found |= {one.replace("flows.0.flow.", "flows.0.", 1)}
+        found |= {re.sub(pattern, to, one) for one in found for pattern, to in RULES}
     return found
 
 

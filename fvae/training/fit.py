@@ -3,8 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,7 +108,8 @@ def fit(
         train, test = replace(train, labels=None), replace(test, labels=None)
     model.modality = train.modality.merge_into(model.modality, train.modality.classes if model.classes else ())
     digest = data_digest(train)
-    with restored(model):
+    device, reversible = model.like.device, any(steps.reversible for steps in all_steps(model))
+    try:
         model.to(fabric.device)
         state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
         if state is None and not model.initialized:
@@ -137,18 +137,10 @@ def fit(
             best = trainer.best
             model.load_state_dict(best.weights if best else trainer.average.state_dict())
             model.step = best.step if best else trainer.step
-    return trainer.rows
-
-
-@contextmanager
-def restored(model: LatentModel) -> Iterator[None]:
-    """Bring a model back to the device where it was, as reversible as it was, in evaluation mode."""
-    device, reversible = model.like.device, any(steps.reversible for steps in all_steps(model))
-    try:
-        yield
     finally:
         set_reversible(model, reversible)
         model.to(device).eval()
+    return trainer.rows
 
 
 def as_samples(model: LatentModel, data: Any, test: Any, labels: Any) -> tuple[Samples, Samples]:

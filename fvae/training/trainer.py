@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.metrics import batches, bounds, latent_information, summary
-from fvae.model import LatentModel
+from fvae.model import LatentModel, Terms
 from fvae.runs.model import check_fit
 from fvae.settings import TrainSettings
 from fvae.statistics import fit_statistics
@@ -150,13 +150,12 @@ class Trainer:
         if s.aggressive:
             self.schedule.select()
         self.optimizer.zero_grad()
-        weight = s.beta * rate_weight(s, self.schedule.rounds if s.aggressive else self.step)
         total, amount, found = 0.0, 0, []
         for k, ((x, y), noise) in enumerate(zip(parts, u.chunk(len(parts)), strict=True)):
             with fabric.no_backward_sync(self.module, enabled=k < len(parts) - 1):
                 with torch.autocast(fabric.device.type, torch.bfloat16, enabled=s.precision == "bf16-mixed"):
                     terms = self.module(x, y, noise)
-                loss = self.unit.from_nats(terms.loss(weight, s.free_nats, s.free_nats_per_dim))
+                loss = self.unit.from_nats(self.loss(terms))
                 fabric.backward(loss / len(parts))
             found.append(self.unit.from_nats(terms.loss().detach()))
             if s.aggressive:
@@ -166,6 +165,12 @@ class Trainer:
         self.update()
         if s.aggressive:
             self.schedule.after(total, amount)
+
+    def loss(self, terms: Terms) -> torch.Tensor:
+        """The objective, with this step's weight of the rate and with the free nats."""
+        s = self.settings
+        step = self.schedule.rounds if s.aggressive else self.step
+        return terms.loss(s.beta * rate_weight(s, step), s.free_nats, s.free_nats_per_dim)
 
     def update(self) -> None:
         """Clip the gradient and take a step, which is skipped where the gradient is not finite.

@@ -195,12 +195,11 @@ def set_reversible(model: nn.Module, reversible: bool = True) -> None:
 @contextmanager
 def one_by_one(model: nn.Module) -> Iterator[None]:
     """Every ``FusedSteps`` runs its flows one after the other, as they define themselves, until the block ends."""
-    found = all_steps(model)
-    before = [steps.enabled for steps in found]
+    found = [steps for steps in all_steps(model) if steps.enabled]
+    for steps in found:
+        steps.enabled = False
     try:
-        for steps in found:
-            steps.enabled = False
         yield
     finally:
-        for steps, enabled in zip(found, before, strict=True):
-            steps.enabled = enabled
+        for steps in found:
+            steps.enabled = True
