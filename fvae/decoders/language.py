@@ -72,23 +72,21 @@ class LanguageModel(nn.Module):
         state, token = self.net.begin(z), torch.full((len(z),), BOS, device=z.device)
         score = torch.full((b, width), -math.inf, device=z.device, dtype=z.dtype)
         score[:, 0] = 0.0  # all begin alike: one of them is enough
-        going = torch.ones(b, width, dtype=torch.bool, device=z.device)
-        written = torch.zeros(b, width, 0, dtype=torch.long, device=z.device)
+        going = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        written = torch.zeros(len(z), 0, dtype=torch.long, device=z.device)
         for _ in range(self.max_length - 1):
             log_p, state = self.next(token, state)
-            log_p = log_p.view(b, width, -1)
             ended = torch.full_like(log_p, -math.inf)
-            ended[..., PAD] = 0.0
-            log_p = torch.where(going[..., None], log_p, ended)
-            score, best = (score[..., None] + log_p).flatten(1).topk(width)
-            origin, chosen = best // log_p.shape[-1], best % log_p.shape[-1]
-            rows = (torch.arange(b, device=z.device)[:, None] * width + origin).flatten()
-            state, token = tuple(s[rows] for s in state), chosen.flatten()
-            written = torch.cat([written.view(b * width, -1)[rows].view(b, width, -1), chosen[..., None]], -1)
-            going = going.view(-1)[rows].view(b, width) & (chosen != EOS)
+            ended[:, PAD] = 0.0
+            log_p = torch.where(going[:, None], log_p, ended)
+            score, best = (score[..., None] + log_p.view(b, width, -1)).flatten(1).topk(width)
+            rows = (torch.arange(b, device=z.device)[:, None] * width + best // log_p.shape[1]).flatten()
+            state, token = tuple(s[rows] for s in state), (best % log_p.shape[1]).flatten()
+            written = torch.cat([written[rows], token[:, None]], 1)
+            going = going[rows] & (token != EOS)
             if not going.any():
                 break
-        return written[:, 0]
+        return written[::width]
 
     def next(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """log-probabilities (B, V) of what comes next; padding and the beginning can't be written."""

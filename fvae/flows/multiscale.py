@@ -11,7 +11,7 @@ from fvae.density import total
 from fvae.flows.base import Chain, Flow, inverse_and_log_det
 from fvae.flows.elementwise import scaling
 from fvae.flows.reshape import Flatten, Squeeze
-from fvae.networks.by_shape import Shape
+from fvae.networks.by_shape import Shape, is_image
 from fvae.transforms import Affine, Transform
 
 
@@ -59,8 +59,7 @@ def multiscale(
     c_out)`` the affine density of the c_out channels that leave, given the c_in that stay. The last level's mean and
     std are trained by channel. Vectors (D,) have one level, without a squeeze.
     """
-    c, *sides = shape
-    if not sides:  # a vector has one scale
+    if not is_image(shape):  # a vector has one scale
         return Chain(*step(shape), scaling(shape))
     c, h, w = shape
     begin = [*before(shape), Squeeze(2)] if squeeze_first else []

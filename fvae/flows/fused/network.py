@@ -1,8 +1,12 @@
 """The network of Glow's couplings, and its convolutions as matrix products where these are faster."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fvae.networks.residual import zeroed
 
 FEW = 8  # channels; measured in docs/performance.md
 
@@ -13,21 +17,12 @@ class CouplingNet(nn.Module):
     On a CPU, between few channels, the 3x3 convolutions are products with the neighborhoods gathered, or summed.
     """
 
-    weight_1: Tensor
-    weight_2: Tensor
-    weight_3: Tensor
-    bias_1: Tensor
-    bias_2: Tensor
-    bias_3: Tensor
-
     def __init__(self, c_in: int, c_out: int, width: int):
         super().__init__()
-        layers = nn.Conv2d(c_in, width, 3), nn.Conv2d(width, width, 1), nn.Conv2d(width, c_out, 3)
-        for p in layers[2].parameters():
-            nn.init.zeros_(p)
-        for i, layer in enumerate(layers, 1):
-            for name, parameter in layer.named_parameters():
-                self.register_parameter(f"{name}_{i}", parameter)
+        layers: Any = nn.Conv2d(c_in, width, 3), nn.Conv2d(width, width, 1), zeroed(nn.Conv2d(width, c_out, 3))
+        self.weight_1, self.bias_1 = layers[0].weight, layers[0].bias
+        self.weight_2, self.bias_2 = layers[1].weight, layers[1].bias
+        self.weight_3, self.bias_3 = layers[2].weight, layers[2].bias
 
     def forward(self, x: Tensor) -> Tensor:
         few = max(self.weight_1.shape[1], len(self.weight_3)) <= FEW

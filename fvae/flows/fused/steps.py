@@ -109,8 +109,7 @@ class FusedSteps(Chain):
 
     def layers(self) -> Layers:
         constants, mixings = [norm.constant for norm in self.flows[0::3]], self.flows[1::3]
-        mean = torch.stack([c.mean for c in constants]).flatten(1)
-        log_std = torch.stack([c.log_std for c in constants]).flatten(1)
+        mean, log_std = (torch.stack([getattr(c, name) for c in constants]).flatten(1) for name in ("mean", "log_std"))
         order = torch.stack([mixing.order for mixing in mixings])
         if isinstance(mixings[0], Permute):
             return Layers(mean, log_std, order, None, None)
