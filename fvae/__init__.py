@@ -25,7 +25,7 @@ HOMES = {
     "model": ("LatentModel", "Terms"),
     "recipes": (
         *("LSTM", "NICE", "TextEncoder", "GaussianDecoder", "GaussianPosterior", "Glow", "Identity", "NoFlow", "Noise"),
-        *("Grid", "OneSided", "RealNVP", "Squeezing", "Strided", "Transformer", "TwoSided"),
+        *("FlowDecoder", "Grid", "OneSided", "RealNVP", "Squeezing", "Strided", "Transformer", "TwoSided"),
     ),
     "runs": ("load", "save"),
     "settings": ("DataSettings", "TrainSettings"),

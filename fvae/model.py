@@ -119,7 +119,10 @@ class LatentModel(nn.Module):
         self.preprocess = Chain() if preprocess is None else preprocess
         self.shape, self.latent, self.config = tuple(shape), tuple(latent), {}
         self.modality = Modality(self.shape) if modality is None else modality
-        self.noise_shape = getattr(posterior, "noise_shape", self.latent)
+        self.posterior_noise = getattr(posterior, "noise_shape", self.latent)
+        self.decoder_noise = getattr(decoder, "noise_shape", None)  # of a decoder that dequantizes
+        values = math.prod(self.posterior_noise) + math.prod(self.decoder_noise or (0,))
+        self.noise_shape = self.posterior_noise if self.decoder_noise is None else (values,)
         self.classes, self.context = declared(self, "classes"), declared(self, "context")
         self.takes_y = {
             name: bool(declared(part, "classes") or declared(part, "context"))
@@ -140,12 +143,12 @@ class LatentModel(nn.Module):
         """``forward`` for several u, in one pass of a Gaussian posterior's network, which doesn't see them."""
         self.check(y)
         x, volume = self.preprocess(x)
-        gaussian = self.gaussian_of(x, y)
+        gaussian, pairs = self.gaussian_of(x, y), [self.split_noise(u) for u in us]
         if gaussian is None:
-            return [self.terms(x, y, volume, u, *self.posterior(u, self.condition(x, y))) for u in us]
-        mean, log_std = (a.expand_as(us[0]) for a in gaussian)
+            return [self.terms(x, y, volume, u, *self.posterior(u, self.condition(x, y)), **v) for u, v in pairs]
+        mean, log_std = (a.expand_as(pairs[0][0]) for a in gaussian)
         log_det = total(log_std)
-        found = [self.terms(x, y, volume, u, Affine()(u, mean, log_std)[0], log_det) for u in us]
+        found = [self.terms(x, y, volume, u, Affine()(u, mean, log_std)[0], log_det, **v) for u, v in pairs]
         if not getattr(self.prior, "translation", False):
             return found
         e = self.prior(mean, y)[0]
@@ -155,10 +158,12 @@ class LatentModel(nn.Module):
         log_u = torch.full_like(found[0].log_u, mean_log_normal(e[0].numel()))
         return [t._replace(log_u=log_u, log_z=log_u - t.log_det - total(kl), kl=kl) for t in found]
 
-    def terms(self, x: Tensor, y: Tensor | None, volume: Tensor, u: Tensor, z: Tensor, log_det: Tensor) -> Terms:
+    def terms(
+        self, x: Tensor, y: Tensor | None, volume: Tensor, u: Tensor, z: Tensor, log_det: Tensor, **noise: Tensor
+    ) -> Terms:
         """The four terms of one path, u to z to e."""
         e, log_det_prior = self.prior(z, y)
-        log_x = self.decoder(x, z, y) if self.takes_y["decoder"] else self.decoder(x, z)
+        log_x = self.decoder(x, z, *self.decoder_condition(y), **noise)
         return Terms(log_normal(u), log_det, log_x + volume, log_normal(e) + log_det_prior)
 
     # What the parts are conditioned on
@@ -166,6 +171,10 @@ class LatentModel(nn.Module):
     def condition(self, x: Tensor, y: Tensor | None) -> Any:
         """The posterior's condition: preprocessed x, and y where it declares that it takes that too."""
         return (x, y) if self.takes_y["posterior"] else x
+
+    def decoder_condition(self, y: Tensor | None) -> tuple[Tensor | None, ...]:
+        """What the decoder is called with after z: y where it declares that it takes it."""
+        return (y,) if self.takes_y["decoder"] else ()
 
     @property
     def expected_y(self) -> str:
@@ -229,6 +238,13 @@ class LatentModel(nn.Module):
         """u ~ N(0, I): (n, *noise_shape), of the model's type and on its device, wherever the generator draws."""
         return self.normal(n, self.noise_shape, generator)
 
+    def split_noise(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The posterior's noise and, by the name of its argument, that of a decoder which takes some."""
+        if self.decoder_noise is None:
+            return u, {}
+        n = math.prod(self.posterior_noise)
+        return u[:, :n].unflatten(1, self.posterior_noise), {"noise": u[:, n:].unflatten(1, self.decoder_noise)}
+
     def codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """e ~ N(0, I): (n, D), of the model's type and on its device, wherever the generator draws."""
         return self.normal(n, self.latent, generator).flatten(1)
@@ -289,16 +305,33 @@ class LatentModel(nn.Module):
         ``names`` are those of the samples, for an error.
         """
         x, y = self.inputs(y, x, continuous=True)
-        u = torch.zeros(len(x), *self.noise_shape, dtype=self.like.dtype, device=self.like.device)
+        u = torch.zeros(len(x), *self.posterior_noise, dtype=self.like.dtype, device=self.like.device)
         z, _ = self.posterior(u, self.condition(self.preprocess(x)[0], y))
         return without_nan(self.prior(z, y)[0], "code", names=names)
 
-    def decode(self, e: Tensor, y: Tensor | None = None) -> Tensor:
-        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded."""
+    def decode(
+        self,
+        e: Tensor,
+        y: Tensor | None = None,
+        decoder_temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The decoder's mean at a code: (B, D) -> (B, *shape); images in bins, not rounded.
+
+        With a ``decoder_temperature`` T, a draw from the decoder instead, with T times its standard deviation; raises
+        ``ValueError`` for decoders without ``draw``.
+        """
         e, y = self.inputs(y, e=e)
         z = self.prior.inverse(e, y)
-        mean = self.decoder.mean(z, y) if self.takes_y["decoder"] else self.decoder.mean(z)
-        return without_nan(self.preprocess.inverse(mean), "decoded value")
+        if decoder_temperature:
+            if not 0 <= decoder_temperature <= MAX_TEMPERATURE or not hasattr(self.decoder, "draw"):
+                expected = f"0 to {MAX_TEMPERATURE:g}" if hasattr(self.decoder, "draw") else "0, of a decoder of means"
+                raise InputError(f"expected {expected}, found {decoder_temperature:g}", "decoder_temperature")
+            noise = self.normal(len(e), self.shape, generator)
+            x = self.decoder.draw(z, *self.decoder_condition(y), noise=decoder_temperature * noise)
+        else:
+            x = self.decoder.mean(z, *self.decoder_condition(y))
+        return without_nan(self.preprocess.inverse(x), "decoded value")
 
     @torch.no_grad()
     def sample(
@@ -307,16 +340,25 @@ class LatentModel(nn.Module):
         y: Tensor | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        decoder_temperature: float | None = None,
     ) -> Tensor:
         """n samples from e ~ temperature N(0, I): (n, *shape), images in bins; sentences greedily, (n, T).
 
+        They are means of the decoder, or draws where there is a ``decoder_temperature``, as of a flow (default: 0.7).
         Raises ``ValueError`` for a temperature that is not 0 to 100, and for n below 1.
         """
         if not hasattr(n, "__index__") or n < 1:
             raise InputError(f"expected a whole number of 1 or more, found {n}", "n")
         if not 0 <= temperature <= MAX_TEMPERATURE:
             raise InputError(f"expected 0 to {MAX_TEMPERATURE:g}, found {temperature:g}", "temperature")
-        return self.decode(temperature * self.codes(n, generator), y)
+        if decoder_temperature is None:
+            decoder_temperature = self.decoder_temperature
+        return self.decode(temperature * self.codes(n, generator), y, decoder_temperature, generator)
+
+    @property
+    def decoder_temperature(self) -> float:
+        """The temperature of the decoder that samples are drawn at, 0 where they are its means."""
+        return getattr(self.decoder, "temperature", 0.0)
 
 
 def importance_bound(terms: Iterable[Terms]) -> Tensor:

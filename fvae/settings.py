@@ -75,10 +75,16 @@ class TrainSettings(Settings):
     """AdamW's learning rate after the warm-up"""
     warmup: Natural = 100
     """steps over which the learning rate rises to its value"""
+    lr_decay: Literal["none", "cosine"] = "none"
+    """let the learning rate fall to 0 by a cosine, from the warm-up to the end of the budget of steps or minutes"""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     """AdamW's weight decay, of the networks' weights only"""
     clip: Positive = 10.0
     """largest norm of the gradient of the loss, which is in bits/dim for images and in nats for tables and text"""
+    flip: bool = False
+    """images: mirror half of the training images, at random; bounds are those of images as they are"""
+    freeze: str = ""
+    """parts of the model that are not trained, of posterior, decoder and prior, with commas between them"""
     beta: NonNegative = 1.0
     """weight of the rate in the loss; figures are always reported at 1"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
@@ -131,6 +137,8 @@ class TrainSettings(Settings):
             raise ValueError(
                 "reversible: expected false with compile, since a graph cannot run a step backwards, found true"
             )
+        if unknown := set(filter(None, self.freeze.split(","))) - {"posterior", "decoder", "prior"}:
+            raise ValueError(f"freeze: expected parts of posterior, decoder, prior, found {sorted(unknown)[0]}")
         if self.aggressive and world > 1:
             raise ValueError(
                 f"aggressive: expected 1 device, whose loss says which part is trained next, found {world}"

@@ -55,5 +55,5 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
         if in_decoder:
             model(x, y, u)
         else:
-            model.posterior(u, model.condition(model.preprocess(x)[0], y))
+            model.posterior(model.split_noise(u)[0], model.condition(model.preprocess(x)[0], y))
     model.train(before)

@@ -92,7 +92,7 @@ def change_arrays(path: Path, rng: random.Random) -> bytes:
     with np.load(path) as file:
         arrays = dict(file)
     name = rng.choice(list(arrays))
-    a = arrays.pop(name)
+    a = np.atleast_1d(arrays.pop(name))
     kinds = ["float32", "float16", "int64", "uint64", "bool", "complex64", "S3", "U3", "O", "M8[s]", ">f8"]
     with np.errstate(all="ignore"):
         changed = rng.choice(

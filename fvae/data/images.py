@@ -114,6 +114,9 @@ class Images(Modality):
             hint = f": divide 8-bit values by {2 ** (8 - self.bits)} and round down" if high > most < 255 else hint
             raise InputError(f"expected 0 .. {most}, found {low:.6g} .. {high:.6g}{hint}")
 
+    def mirror(self, x: Tensor, which: Tensor) -> Tensor:
+        return torch.where(which[:, None, None, None], x.flip(-1), x)
+
     def scaled(self, x: Tensor) -> Tensor:
         return to_unit(x, self.bits)
 

@@ -147,6 +147,10 @@ class Modality:
         """Preprocessed input on the scale of the networks, None where it has no scale."""
         return x
 
+    def mirror(self, x: Tensor, which: Tensor) -> Tensor:
+        """A batch x of which some samples, those where ``which`` (B,) is true, are mirrored; raises ``InputError``."""
+        raise InputError(f"expected images to mirror, found {self.noun}", "flip")
+
     def amount(self, x: Tensor) -> int:
         """What the losses of batches are weighted by: samples, or tokens."""
         return len(x)

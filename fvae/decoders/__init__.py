@@ -5,5 +5,6 @@ and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`
 """
 
 from fvae.decoders.exact import Exact, ExactBins
+from fvae.decoders.flow import ConditionalFlow
 from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.decoders.language import AdaptiveSoftmax, LanguageModel, Softmax

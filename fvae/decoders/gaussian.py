@@ -37,6 +37,11 @@ class Gaussian(Conditioned):
     def mean(self, z, y=None):
         return self.parameters_for(z, y)[0]
 
+    def draw(self, z, y=None, noise=None):
+        """mean + std noise, of ``noise`` (B, *shape)."""
+        mean, log_std = self.parameters_for(z, y)
+        return mean + torch.exp(log_std) * noise
+
 
 class DequantizedGaussian(Gaussian):
     """A Gaussian on [-1, 1] for data in bins: the mean over uniform dequantization noise, in closed form.
@@ -66,6 +71,10 @@ class DequantizedGaussian(Gaussian):
     def mean(self, z, y=None):
         """Bins, unrounded."""
         return from_unit(super().mean(z, y), self.bits)
+
+    def draw(self, z, y=None, noise=None):
+        """Bins, unrounded."""
+        return from_unit(super().draw(z, y, noise), self.bits).clamp(0, 2**self.bits - 1)
 
 
 class DiscretizedGaussian(DequantizedGaussian):

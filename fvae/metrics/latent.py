@@ -46,14 +46,15 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         if found is None:
             raise ValueError("model: expected a Gaussian posterior, found one that offers no mean and deviation")
         mean, log_std = found
-        z, _ = Affine()(model.noise(len(x), generator), mean, log_std)
+        z, _ = Affine()(model.split_noise(model.noise(len(x), generator))[0], mean, log_std)
         kept.append((mean, log_std.expand_as(mean), z))
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
     gap, shuffled, end = 0.0, z[derangement(len(z), generator).to(z.device)], 0
     for x, y in batches(model, data, batch_size):
         which, x = slice(end, end + len(x)), model.preprocess(x)[0]
-        given = (y,) if model.takes_y["decoder"] else ()
-        gap += float((model.decoder(x, z[which], *given) - model.decoder(x, shuffled[which], *given)).sum())
+        given, noise = model.decoder_condition(y), model.split_noise(model.noise(len(x), generator))[1]
+        own, other = (model.decoder(x, part[which], *given, **noise) for part in (z, shuffled))
+        gap += float((own - other).sum())
         end += len(x)
     mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
     mutual = mutual_information(mean, log_std, z)

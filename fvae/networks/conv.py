@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fvae.networks.residual import Residual, zeroed
 
@@ -113,3 +115,25 @@ def grid_decoder(channels: int, c: int, width: int, levels: int, blocks: int) ->
     for a, b in zip(widths, [*widths[1:], width], strict=True):
         layers += [*(residual(a, a) for _ in range(blocks)), nn.ReLU(), nn.Upsample(scale_factor=2), conv(a, b, 3)]
     return nn.Sequential(*layers, residual(width, width), nn.ReLU(), ToImages(width, c, 3, padding=1))
+
+
+class Pyramid(nn.Module):
+    """Features of an image and of its latent at several scales, each half of the last one's height and width.
+
+    (B, C, H, W) and z (B, d) or (B, d, h, w) -> {H / 2: (B, channels, H / 2, W / 2), H / 4: ...}, ``levels`` in all.
+    """
+
+    def __init__(self, c: int, d: int, channels: int, levels: int):
+        super().__init__()
+        first = conv(4 * c + d, channels, 3)
+        downs = [nn.Conv2d(channels, channels, 4, stride=2, padding=1) for _ in range(levels - 1)]
+        self.levels = nn.ModuleList(nn.Sequential(down, residual(channels, channels)) for down in [first, *downs])
+
+    def forward(self, image: Tensor, z: Tensor) -> dict[int, Tensor]:
+        h = F.pixel_unshuffle(image, 2)
+        z = z if z.dim() == 4 else z[:, :, None, None]
+        h, found = torch.cat([h, F.interpolate(z, size=h.shape[2:])], 1), {}
+        for level in self.levels:
+            h = level(h)
+            found[h.shape[2]] = h
+        return found

@@ -6,17 +6,19 @@ from pydantic import model_validator
 from torch import nn
 
 from fvae.conditioners import OptimalStd, SharedStd, by_channel
-from fvae.decoders import DequantizedGaussian, DiscretizedGaussian, Gaussian
+from fvae.decoders import ConditionalFlow, DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.errors import InputError
 from fvae.networks.by_shape import Shape
-from fvae.schema import NonNegative, Part, Positive
+from fvae.networks.conv import Pyramid
+from fvae.parts.flows import Glow
+from fvae.schema import Depth, NonNegative, Part, Positive, Width
 
 
 class Decoder(Part):
     """The decoder p(x|z)."""
 
-    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> nn.Module:
-        """The decoder of data of ``shape``, in bins of so many bits where they are images, from G."""
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
+        """The decoder of data of ``shape``, in bins of so many bits where they are images, from G of ``latent``."""
         raise NotImplementedError
 
 
@@ -45,7 +47,7 @@ class GaussianDecoder(Decoder, kind="gaussian"):
             raise ValueError(f"least: expected less than sigma, {self.sigma:g}, found {self.least:g}")
         return self
 
-    def build(self, generator: nn.Module, shape: Shape, bits: int | None) -> Gaussian:
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> Gaussian:
         discretized, least = bits and self.likelihood == "discretized", self.least
         if discretized and self.std == "optimal":
             raise InputError("expected density where std is optimal, found discretized", "decoder.likelihood")
@@ -60,3 +62,40 @@ class GaussianDecoder(Decoder, kind="gaussian"):
         if not bits:
             return Gaussian(conditioner)
         return DiscretizedGaussian(conditioner, bits) if discretized else DequantizedGaussian(conditioner, bits)
+
+
+class FlowDecoder(Decoder, kind="flow"):
+    """A conditional Glow about G(z), with the exact density of dequantized images (images only).
+
+    A decoder as strong as this one needs no latent from the start: train the model with a Gaussian decoder, then begin
+    from its weights (``init``) with this one and the posterior and prior frozen (``freeze``).
+
+    Example:
+        >>> decoder = fvae.FlowDecoder(levels=2, depth=1, width=8, features=4)
+        >>> model = fvae.recipes.f_vae_reduced((3, 16, 16), coder=fvae.Grid(channels=4, width=8), decoder=decoder)
+        >>> model.sample(2, temperature=0.8, decoder_temperature=0.6).shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    levels: Depth = 2
+    """scales; half of the channels leave after each"""
+    depth: Depth = 4
+    """steps a level"""
+    width: Width = 64
+    """hidden channels of the couplings' networks"""
+    features: Width = 32
+    """channels of the features of z that the couplings see, at each scale"""
+    sigma: Positive = 0.2
+    """the scale of the difference to G(z) at the start, on [-1, 1] images"""
+    lr_scale: Positive = 30.0
+    """learning rate of sigma, in units of the networks'"""
+
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> ConditionalFlow:
+        flow = Glow(levels=self.levels, depth=self.depth, width=self.width)
+        if not bits or flow.padded(shape) != shape:
+            expected = f"expected images whose height and width are multiples of {2**self.levels}"
+            raise InputError(f"{expected}, found {' x '.join(map(str, shape))}", "decoder")
+        conditioner = SharedStd(generator, self.sigma, True, self.lr_scale, name="sigma_2")
+        density, levels = flow.conditional(shape, self.features)
+        features = Pyramid(shape[0], latent[0], self.features, levels)
+        return ConditionalFlow(conditioner, density, features, shape, bits)

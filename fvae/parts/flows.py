@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 
-from fvae.conditioners import Constant
+from fvae.conditioners import Constant, WithFeatures
 from fvae.errors import InputError
 from fvae.flows import (
     ActNorm,
@@ -42,6 +43,10 @@ class FlowPart(Part):
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
         """The flow of data of ``shape``, (B, *shape) -> (B, D); without ``squeeze_first`` its first level has none."""
         raise NotImplementedError
+
+    def conditional(self, shape: Shape, features: int) -> tuple[Flow, int]:
+        """The flow of images given so many features at each of its scales, and their number; raises ``InputError``."""
+        raise InputError(f"expected one that takes a condition, as glow, found {self.kind}", "flow")
 
     def couplings(self, shape: Shape) -> Flow:
         """A flow of ``shape`` to itself for inside a posterior, the identity at the start; raises ``InputError``."""
@@ -96,13 +101,18 @@ class Glow(MultiscaleFlow, kind="glow"):
     def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
         return multiscale(shape, self.levels, self.steps, self.density, squeeze_first)
 
-    def steps(self, shape: Shape) -> list[Flow]:
-        mixings = self.depth * [MIXINGS[self.mixing]]
-        return glow_steps(shape, mixings, self.width, TRANSFORMS[self.coupling], self.actnorm)
+    def conditional(self, shape: Shape, features: int) -> tuple[Flow, int]:
+        steps, density = partial(self.steps, features=features), partial(self.density, features=features)
+        return multiscale(shape, self.levels, steps, density), self.levels
 
-    def density(self, stay: int, leave: int) -> nn.Module:
+    def steps(self, shape: Shape, features: int = 0) -> list[Flow]:
+        mixings = self.depth * [MIXINGS[self.mixing]]
+        return glow_steps(shape, mixings, self.width, TRANSFORMS[self.coupling], self.actnorm, features)
+
+    def density(self, stay: int, leave: int, features: int = 0) -> nn.Module:
         """The density of the channels that leave given those that stay: a convolution, zero at the start."""
-        return zeroed(conv(stay, Affine.parameters * leave, 3))
+        net = zeroed(conv(stay + features, Affine.parameters * leave, 3))
+        return WithFeatures(net) if features else net
 
     def couplings(self, shape: Shape) -> Flow:
         pairs = 2 * math.ceil(self.depth / 2)  # an even number of reversals
@@ -189,18 +199,20 @@ def coupling_network(shape: Shape, c_in: int, c_out: int, width: int) -> nn.Modu
     return CouplingNet(c_in, c_out, width) if is_image(shape) else coupling_mlp(c_in, c_out, width)
 
 
-def channel_coupling(shape: Shape, width: int, transform: Transform) -> Coupling:
-    """The first half of the channels sets the transform of the second."""
+def channel_coupling(shape: Shape, width: int, transform: Transform, features: int = 0) -> Coupling:
+    """The first half of the channels sets the transform of the second, given so many features where there are any."""
     check_halves(shape)
     keep = shape[0] // 2
-    net = coupling_network(shape, keep, transform.parameters * (shape[0] - keep), width)
-    return Coupling(net, keep, transform)
+    net = coupling_network(shape, keep + features, transform.parameters * (shape[0] - keep), width)
+    return Coupling(WithFeatures(net) if features else net, keep, transform)
 
 
-def glow_steps(shape: Shape, mixings: Sequence, width: int, transform: Transform, actnorm: bool = True) -> list[Flow]:
+def glow_steps(
+    shape: Shape, mixings: Sequence, width: int, transform: Transform, actnorm: bool = True, features: int = 0
+) -> list[Flow]:
     """Actnorm, mixing and coupling, for each of the mixings."""
     flows: list[Flow] = []
     for mixing in mixings:
-        coupling = channel_coupling(shape, width, transform)
+        coupling = channel_coupling(shape, width, transform, features)
         flows += [ActNorm(shape, actnorm), mixing(shape[0]), coupling]
     return fuse(flows)

@@ -42,7 +42,7 @@ def latent_model(
         return FromBins(net, data.bits) if isinstance(data, Images) else net
 
     first = encoder(posterior.outputs)
-    decoded = decoder.build(resized(coder.generator(image), latent, code, image, shape), shape, data.bits)
+    decoded = decoder.build(resized(coder.generator(image), latent, code, image, shape), latent, shape, data.bits)
     prior, means = prior_of(latent, flow, classes, coder.squeeze_first)
     flows = [posterior.build(first, code, means)]
     for _ in range(n - 1):

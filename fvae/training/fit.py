@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def fit(
     run: str | Path | None = None,
     resume: bool = False,
     allow_degenerate: bool = False,
+    init: str | Path | LatentModel | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     source: DataSettings | None = None,
@@ -66,6 +68,8 @@ def fit(
     whole; without them the test split of a path, or else 5 % of the data, is held out.
     Columns of a table on which a density has no upper limit (whole or rounded numbers, copies, mostly one value) are
     refused unless ``allow_degenerate``.
+    ``init`` is a model, or the folder of one, whose weights a new model begins from where names and shapes are the
+    same: to train its decoder anew, say, with ``freeze="posterior,prior"``.
     ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
     ...
 
@@ -112,7 +116,9 @@ def fit(
     try:
         model.to(fabric.device)
         state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
-        if state is None and not model.initialized:
+        if state is None and init is not None:
+            begin_from(model, train, settings, init)
+        elif state is None and not model.initialized:
             begin(model, train, settings)
         model.initialized = True
         set_reversible(model, settings.reversible)
@@ -202,6 +208,10 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
         if kl is None:
             needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
             raise InputError(f"{needs}, found others", "free_nats_per_dim")
+    if settings.flip:
+        data.modality.mirror(torch.zeros(1, *data.shape), torch.ones(1, dtype=torch.bool))  # refused where it can't be
+    if set(settings.freeze.split(",")) >= {"posterior", "decoder", "prior"}:
+        raise InputError("expected a part that is trained, found all of them frozen", "freeze")
     for name in ("free_nats", "free_nats_per_dim", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
             raise InputError("expected a model with a latent, whose rate it weighs; found one without", name)
@@ -217,6 +227,21 @@ def begin(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed_seed(settings.seed, 2))
         initialize(model, x, y)
+
+
+def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init: str | Path | LatentModel) -> None:
+    """Initialize a model from another's weights of the same names and shapes, the rest from its first data.
+
+    Raises ``InputError`` where there are none.
+    """
+    other = init if isinstance(init, LatentModel) else load(init)
+    ours = model.state_dict()
+    weights = {name: w for name, w in other.state_dict().items() if name in ours and ours[name].shape == w.shape}
+    if not weights:
+        raise InputError("expected a model with weights in common with this one, found none", "init")
+    for step in (lambda: None, partial(begin, model, data, settings)):  # what is new is fitted to what is known
+        step()
+        model.load_state_dict(weights, strict=False)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What an optimizer step depends on: groups of parameters, the weight of the rate, the average of the weights."""
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,9 +25,13 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     ]
 
 
-def warmup(settings: TrainSettings, step: int) -> float:
-    """The learning rate of a step: it rises linearly over ``settings.warmup`` steps."""
-    return settings.lr * min(1.0, (step + 1) / max(1, settings.warmup))
+def learning_rate(settings: TrainSettings, step: int, done: float) -> float:
+    """The learning rate of a step: it rises linearly over ``settings.warmup`` steps and may then fall to 0 by a cosine.
+
+    ``done`` is the share of the budget that is used up.
+    """
+    falling = math.cos(math.pi * min(1.0, done)) / 2 + 0.5 if settings.lr_decay == "cosine" else 1.0
+    return settings.lr * min(1.0, (step + 1) / max(1, settings.warmup), falling)
 
 
 def rate_weight(settings: TrainSettings, step: int) -> float:

@@ -29,7 +29,7 @@ from fvae.settings import TrainSettings
 from fvae.statistics import fit_statistics
 from fvae.training.aggressive import AggressiveSchedule
 from fvae.training.loader import Batch, Loader, Sampler, mixed_seed
-from fvae.training.optimization import average_decay, parameter_groups, rate_weight, warmup
+from fvae.training.optimization import average_decay, learning_rate, parameter_groups, rate_weight
 from fvae.training.signals import deferred_signals
 
 STATISTICS = 2000  # samples that evaluation's statistics are taken from
@@ -76,10 +76,13 @@ class Trainer:
         self.fabric, self.model, self.data, self.test, self.settings = fabric, model, data, test, settings
         self.module = fabric.setup_module(compiled(model) if settings.compile else model)
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        self.paused = [p for part in self.frozen for p in part.parameters() if p.requires_grad]
+        for p in self.paused:
+            p.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, settings.lr, settings.weight_decay), fused=True)
         self.schedule = AggressiveSchedule(model, settings.aggressive)
         self.unit = model.modality.unit
-        self.step, self.seconds, self.rows = 0, 0.0, list[Row]()
+        self.step, self.seconds, self.known_seconds, self.rows = 0, 0.0, 0.0, list[Row]()
         self.best: Best | None = None
         self.changed: list[str] = []  # the settings that differ from those before it was resumed, in words
         self.losses: list[torch.Tensor] = []
@@ -96,7 +99,7 @@ class Trainer:
         loader = Loader(self.data, self.model.modality, sampler, s.accumulate, fabric.device.type == "cuda")
         self.first, self.began = self.step, time.monotonic() - self.seconds
         self.next_checkpoint = time.monotonic() + 60 * min(1.0, s.checkpoint_minutes)
-        self.model.train()
+        self.train_mode()
         for callback in callbacks:
             callback.on_start(self)
         with deferred_signals() as received:
@@ -118,8 +121,21 @@ class Trainer:
                         break
             finally:
                 self.schedule.restore()
+                for p in self.paused:
+                    p.requires_grad_(True)
                 for callback in callbacks:
                     callback.on_end(self)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """The parts that are not trained."""
+        return [getattr(self.model, name) for name in self.settings.freeze.split(",") if name]
+
+    def train_mode(self) -> None:
+        """The model in training mode, its frozen parts in evaluation mode, with the statistics that they have."""
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
 
     def finished(self) -> bool:
         """Whether the steps are used up, or the last ``patience`` evaluations were no better than one before."""
@@ -128,6 +144,12 @@ class Trainer:
             return True
         return s.max_steps is not None and self.step >= s.max_steps
 
+    def done(self) -> float:
+        """The share of the budget that is used up; of minutes as all processes last knew it."""
+        s = self.settings
+        shares = [self.step / s.max_steps] if s.max_steps else []
+        return max([*shares, *([self.known_seconds / (60 * s.minutes)] if s.minutes else [])])
+
     def agreed(self, received: list[int]) -> list[bool]:
         """Whether a signal was received, the minutes are used up, and a checkpoint is due: in any of the processes."""
         now, minutes = time.monotonic(), self.settings.minutes
@@ -135,11 +157,13 @@ class Trainer:
         over = minutes is not None and self.seconds >= 60 * minutes
         found = [bool(received), over, now >= self.next_checkpoint]
         if self.fabric.world_size == 1:
+            self.known_seconds = self.seconds
             return found
         if (self.step - self.first) % AGREEMENT:
             return [False, False, False]
-        flags = torch.tensor(found, dtype=torch.int32, device=self.fabric.device)
-        return [bool(flag) for flag in cast(torch.Tensor, self.fabric.all_reduce(flags, reduce_op="max"))]
+        flags = torch.tensor([*found, self.seconds], dtype=torch.float32, device=self.fabric.device)
+        *found, self.known_seconds = cast(torch.Tensor, self.fabric.all_reduce(flags, reduce_op="max")).tolist()
+        return [bool(flag) for flag in found]
 
     def training_step(self, parts: Sequence[Batch]) -> None:
         """One optimizer step on a batch, whose gradient is accumulated over its parts."""
@@ -151,6 +175,10 @@ class Trainer:
             self.schedule.select()
         self.optimizer.zero_grad()
         total, amount, found = 0.0, 0, []
+        if s.flip:
+            mirrored = torch.rand(s.batch_size, generator=generator, device=fabric.device) < 0.5
+            each = mirrored[fabric.global_rank :: fabric.world_size].chunk(len(parts))
+            parts = [(self.model.modality.mirror(x, which), y) for (x, y), which in zip(parts, each, strict=True)]
         for k, ((x, y), noise) in enumerate(zip(parts, u.chunk(len(parts)), strict=True)):
             with fabric.no_backward_sync(self.module, enabled=k < len(parts) - 1):
                 with torch.autocast(fabric.device.type, torch.bfloat16, enabled=s.precision == "bf16-mixed"):
@@ -184,8 +212,9 @@ class Trainer:
         bad = (~self.norm.isfinite()).float()
         optimizer.grad_scale = (self.norm / self.settings.clip).clamp(min=1).float()
         optimizer.found_inf = bad
+        rate = learning_rate(self.settings, self.step, self.done())
         for group in optimizer.param_groups:
-            group["lr"] = group["lr_scale"] * warmup(self.settings, self.step)
+            group["lr"] = group["lr_scale"] * rate
         optimizer.step()
         self.step += 1
         self.losses[-1] = torch.where(bad > 0, math.nan, self.losses[-1])
@@ -260,7 +289,7 @@ class Trainer:
         if self.schedule.due(interval) and self.step % interval == 0:
             test = self.test.spread(self.settings.eval_samples)
             self.schedule.evaluated(latent_information(self.model.eval(), test).mutual_information)
-            self.model.train()
+            self.train_mode()
         metrics: dict[str, Any] = {}
         for module in model.modules():
             metrics |= cast(Any, module).metrics() if hasattr(module, "metrics") else {}
