@@ -73,6 +73,8 @@ def make(recipe: str, shape: tuple[int, ...], **extra: Any) -> LatentModel:
 
 CHANNELS, NETWORK, OPTIMAL = {"std": "channel"}, {"std": "network", "normalize": True}, {"std": "optimal"}
 DENSITY = {"likelihood": "density"}
+GRID = {"kind": "grid", "channels": 4, "width": 8, "levels": 1}
+FLOW_DECODER = {"kind": "flow", "levels": 2, "depth": 1, "width": 8, "features": 4}
 TABLE = [
     row("nice", GREY),
     row("nice", GREY, classes=3, bits=3),
@@ -118,6 +120,8 @@ TABLE = [
     row("f_vae_general", ODD, flow={"depth": 1}),
     row("f_vae_reduced", GREY),
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),
+    row("f_vae_reduced", COLOR, coder=GRID, flow=FLOW | {"kind": "glow"}, decoder=FLOW_DECODER, bits=5),
+    row("vae", GREY, decoder=FLOW_DECODER, classes=2),
     row("f_vae_reduced", VECTOR, coder={"size": 3}, posterior={"std": "network"}, decoder=OPTIMAL),
 ]
 

@@ -2,6 +2,8 @@
 
 import sys
 
+import torch
+
 from fvae.cli.parser import Parser, at_least
 from fvae.cli.run_data import data_of, load_model, need_visible, say
 from fvae.metrics import encode
@@ -26,7 +28,11 @@ def run(parser: Parser, argv: list[str]) -> None:
         say([f"{args['run']}: a {recipe} reconstructs exactly by construction, which proves nothing of its training"])
     samples, what = data_of(model, args)
     samples = samples.spread(args["n"])
-    data, back = modality.to_output(samples.values), modality.decode(model, *encode(model, samples))
+    generator = torch.Generator().manual_seed(0) if model.decoder_temperature else None
+    data, back = (
+        modality.to_output(samples.values),
+        modality.decode(model, *encode(model, samples), generator=generator),
+    )
     rows = []
     for i in range(0, len(samples), modality.row_length):
         here = slice(i, i + modality.row_length)

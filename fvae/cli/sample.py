@@ -25,6 +25,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("--n", type=at_least(1, 10**7), metavar="N", help=n_help)
     t_help = "standard deviation of the code (default: 0.8 for images, else 1)"
     parser.add_argument("--temperature", type=temperature, metavar="T", help=t_help)
+    d_help = "standard deviation of the decoder's noise (default: 0, its mean; of a flow decoder 0.7)"
+    parser.add_argument("--decoder_temperature", type=temperature, metavar="T", help=d_help)
     sweep_help = "images: a labelled row for each, of the same codes"
     parser.add_argument("--temperatures", type=temperatures, metavar="T,T,...", help=sweep_help)
     label_help = "draw this class, by its number or name, where the run was trained with labels"
@@ -42,13 +44,18 @@ def run(parser: Parser, argv: list[str]) -> None:
         raise InputError(f"expected a run on images, found one on {modality.noun}; use --temperature", "temperatures")
     modality.check_out(out, folder=not sweep)
     options = modality.decode_options(**{name: args[name] for name in Generation.model_fields if name in args})
+    if args["decoder_temperature"] is not None:
+        if modality.noun == "sentences" or getattr(model.decoder, "draw", None) is None:
+            raise InputError(f"{run}: expected a decoder with noise, found none", "decoder_temperature")
+        options["decoder_temperature"] = args["decoder_temperature"]
     number = None if args["label"] is None else label_number(model, run, args["label"], "label")
     values = sweep or [modality.temperature if args["temperature"] is None else args["temperature"]]
     n = args["n"] or (SWEEP_LENGTH if sweep else modality.default_n)
     generator = torch.Generator().manual_seed(args["seed"])
     e, y = model.codes(n, generator), model.draw_labels(n, generator)
     y = torch.full_like(y, number) if y is not None and number is not None else y
-    rows = [modality.decode(model, t * e, y, generator=generator, **options) for t in values]
+    state = generator.get_state()
+    rows = [modality.decode(model, t * e, y, generator=generator.set_state(state), **options) for t in values]
     labels = None if y is None else y.cpu().numpy()
     if not sweep:
         modality.write(rows[0], out or sys.stdout, labels)

@@ -126,7 +126,7 @@ class Images(Modality):
 
     def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
         """(N, H, W, C) uint8."""
-        return to_uint8(model.decode(e, y), self.bits)
+        return to_uint8(self.decoded(model, e, y, **options), self.bits)
 
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
         """Images of nearly one color, and channels with one value only."""

@@ -176,7 +176,16 @@ class Modality:
         return {}
 
     def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
-        return model.decode(e, y).float().cpu().numpy()
+        return self.decoded(model, e, y, **options).float().cpu().numpy()
+
+    def decoded(
+        self, model: Any, e: Tensor, y: Tensor | None, generator: Any = None, decoder_temperature: float | None = None
+    ) -> Tensor:
+        """Means of the decoder or, with a generator, draws from it at a temperature (default: the decoder's own)."""
+        if generator is None:
+            return model.decode(e, y)
+        t = model.decoder_temperature if decoder_temperature is None else decoder_temperature
+        return model.decode(e, y, t, generator)
 
     def sample(self, model: Any, n: int, generator: torch.Generator) -> np.ndarray:
         """n samples at the modality's temperature, with labels drawn uniformly, as their users know them."""

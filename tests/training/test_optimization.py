@@ -5,7 +5,7 @@ from text_models import LSTM, TRANSFORMER, make_text_vae
 
 from fvae.recipes import GaussianDecoder, Glow, Strided, glow, vae
 from fvae.settings import TrainSettings
-from fvae.training.optimization import parameter_groups, rate_weight, warmup
+from fvae.training.optimization import learning_rate, parameter_groups, rate_weight
 
 
 def test_weight_decay_and_lr_scale_reach_the_right_parameters():
@@ -48,5 +48,11 @@ def test_the_weight_of_the_rate_rises():
 
 def test_the_learning_rate_rises_over_the_warmup():
     settings = TrainSettings(lr=1.0, warmup=4)
-    assert [warmup(settings, t) for t in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1, 1, 1]
-    assert warmup(TrainSettings(lr=1.0, warmup=0), 0) == 1
+    assert [learning_rate(settings, t, 0.5) for t in (0, 1, 3, 4, 100)] == [0.25, 0.5, 1, 1, 1]
+    assert learning_rate(TrainSettings(lr=1.0, warmup=0), 0, 0.5) == 1
+
+
+def test_the_learning_rate_falls_by_a_cosine():
+    settings = TrainSettings(lr=2.0, warmup=2, lr_decay="cosine")
+    found = [learning_rate(settings, t, t / 8) for t in (0, 2, 4, 6, 8)]
+    assert found == pytest.approx([1.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5, 0.0])

@@ -1,0 +1,50 @@
+"""A model that is trained in stages: from another one's weights, with parts that are not trained; mirrored images."""
+
+import numpy as np
+import pytest
+import torch
+
+from fvae import fit, recipes
+from fvae.recipes import NICE, FlowDecoder, Glow, Grid, Noise
+from fvae.training import Callback
+
+QUICK = {"steps": 10, "batch_size": 8, "progress": False, "ema": 0.0}
+
+
+def test_a_training_begins_from_the_weights_of_another():
+    """Those of the same names and shapes; what is frozen stays as it was, and can be trained again afterwards."""
+    x = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    coder, posterior = Grid(channels=4, levels=1, width=4), Noise(sigma=0.2, std="fixed", normalize=True)
+    parts = {"coder": coder, "posterior": posterior, "flow": Glow(levels=1, depth=1, width=8)}
+    first = recipes.f_vae_reduced((1, 8, 8), **parts)
+    fit(first, x, **QUICK)
+    second = recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(levels=1, depth=1, width=8, features=4))
+    fit(second, x, init=first, freeze="posterior,prior", **QUICK)
+    before, after = first.state_dict(), second.state_dict()
+    for name in before.keys() & after.keys():
+        same = torch.equal(before[name], after[name])
+        assert same == name.startswith(("posterior", "prior")) or "running" in name or "statistics" in name, name
+    assert all(p.requires_grad for p in second.parameters())
+    with pytest.raises(ValueError, match=r"^init: expected a model with weights in common with this one, found none$"):
+        fit(recipes.nice((1, 8, 8), flow=NICE(depth=1, width=8)), x, init=first, **QUICK)
+    with pytest.raises(ValueError, match=r"^freeze: expected a part that is trained, found all of them frozen$"):
+        fit(second, x, freeze="posterior,prior,decoder", **QUICK)
+    with pytest.raises(ValueError, match=r"^freeze: expected parts of posterior, decoder, prior, found encoder$"):
+        fit(second, x, freeze="encoder", **QUICK)
+
+
+def test_half_of_the_images_are_mirrored():
+    """In training alone, by the step's seed; other data can't be."""
+    seen = []
+
+    class Look(Callback):
+        def on_start(self, trainer):
+            trainer.model.register_forward_pre_hook(lambda model, args: seen.append(args[0].clone()))
+
+    x = np.zeros((40, 1, 8, 8), dtype=np.uint8)
+    x[..., :4] = np.random.default_rng(0).integers(1, 256, (40, 1, 8, 4))
+    fit(recipes.glow((1, 8, 8), flow=Glow(levels=1, depth=1, width=8)), x, **QUICK, flip=True, callbacks=[Look()])
+    left = torch.cat(seen)[..., 0].flatten(1).any(1)
+    assert 0.3 < left.float().mean() < 0.7
+    with pytest.raises(ValueError, match=r"^flip: expected images to mirror, found rows$"):
+        fit(recipes.realnvp((4,)), np.random.default_rng(0).normal(size=(60, 4)), **QUICK, flip=True)
