@@ -19,7 +19,7 @@ from fvae.data import TOKENIZER_FILE, Modality, Text, Tokenizer, load_data, moda
 from fvae.errors import InputError, did_you_mean
 from fvae.files import need_folder
 from fvae.recipes import RECIPES
-from fvae.runs.config import read_config
+from fvae.runs.config import config_names, config_path, read_config
 from fvae.runs.model import build, read_model_config
 from fvae.runs.renamed import MODEL, renamed
 from fvae.schema import checked
@@ -91,7 +91,7 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
     """The recipe, the arguments that were given, the settings files, and the tables of these; raises ``InputError``."""
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
     resume, out = "--resume" in argv, next(reversed(values_of(argv, "--out")), None)
-    configs = [Path(c) for c in values_of(argv, "--config")]
+    configs = [config_path(c) for c in values_of(argv, "--config")]
     if resume and out and (Path(out) / "config.yaml").is_file():
         configs.insert(0, Path(out) / "config.yaml")
     if resume and out and (Path(out) / "config.json").is_file():
@@ -132,8 +132,9 @@ def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any]
     parser.prog, parser.description = f"fvae train {recipe}", text
     parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
     parser.add_out("the run folder")
-    config_help = "a YAML file of recipe, data, model and train, as a run's config.yaml; of several the later ones win"
-    parser.add_argument("--config", action="append", metavar="FILE", help=f"{config_help}, and flags before all files")
+    config_help = "a YAML file of recipe, data, model and train, as a run's config.yaml, or one that comes with fvae"
+    config_help += f" ({', '.join(config_names())}); of several the later ones win, and flags before all files"
+    parser.add_argument("--config", action="append", metavar="FILE", help=config_help)
     parser.add_argument("--recipe", metavar="NAME", help="the recipe, where neither the first argument nor a file says")
     init_help = "begin from the weights of another run, where names and shapes are the same; see --train.freeze"
     parser.add_argument("--init", type=path, metavar="RUN", help=init_help)

@@ -32,6 +32,19 @@ class SettingsFile(Document):
     train: dict[str, Any] = {}
 
 
+CONFIGS = Path(__file__).parent.parent / "configs"  # settings files that come with the package, by name
+
+
+def config_path(name: str) -> Path:
+    """A settings file: one that is there, or else the one of the package that has this name."""
+    path = Path(name)
+    return CONFIGS / f"{name}.yaml" if not path.exists() and name in config_names() else path
+
+
+def config_names() -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The tables ``data``, ``model`` and ``train`` and the name ``recipe`` of a settings file, as far as it has them.
 
