@@ -10,6 +10,7 @@ from fvae.model import LatentModel as LatentModel
 from fvae.model import Terms as Terms
 from fvae.recipes import LSTM as LSTM
 from fvae.recipes import NICE as NICE
+from fvae.recipes import FlowDecoder as FlowDecoder
 from fvae.recipes import GaussianDecoder as GaussianDecoder
 from fvae.recipes import GaussianPosterior as GaussianPosterior
 from fvae.recipes import Glow as Glow
