@@ -15,13 +15,14 @@ from fvae.cli.run_data import data_of, devices, load_model, say, say_trivial
 from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.files import need_file, write_text
-from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, summary
+from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, summary, verdict
 from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
 TIME_LIMIT = 100  # seconds for the bounds, after which no batch is begun; the latent's figures take as long again
 FITTED = 50  # samples at least, and ten a column, to which a trivial model is fitted; uniform bins need none
 LATENT_SAMPLES = 10_000  # at most, since mutual information takes the square of their number
+LATENT_VALUES = 10_000_000  # of their codes together, at most
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -52,9 +53,10 @@ def run(parser: Parser, argv: list[str]) -> None:
     found = {"run": str(args["run"]), "recipe": model.config["recipe"], "data": what, "seed": args["seed"], **found}
     found["step"] = model.step
     found |= model.modality.figures(data, found)
-    known = data.spread(LATENT_SAMPLES)
-    if has_gaussian_posterior(model, data):
-        found |= latent_information(model, known, args["seed"], args["batch_size"] or 64)._asdict()
+    known = data.spread(min(LATENT_SAMPLES, LATENT_VALUES // max(1, math.prod(model.latent))))
+    if has_gaussian_posterior(model, data) and len(known) > 1:
+        information = latent_information(model, known, args["seed"], args["batch_size"] or 64)
+        found |= information._asdict() | {"verdict": verdict(information, len(known))}
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
@@ -118,6 +120,12 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(known):.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")
+        floor = f"; the rate is at least {found['rate_floor']:.2f} nats by its settings" if found["rate_floor"] else ""
+        print(f"            {found['marginal_kl']:.2f} nats at most of marginal KL from the prior{floor}")
+        print(
+            f"            codes of mean {found['code_mean']:.2f}, variance {found['code_variance']:.2f} (prior: 0, 1)"
+        )
+        print(f"            {found['verdict']}")
     print(f"likelihood  {found['likelihood']}")
     if found["step"] is not None:
         print(f"weights     of step {found['step']}, chosen on held-out samples")

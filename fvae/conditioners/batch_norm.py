@@ -1,5 +1,7 @@
 """Batch normalization of a posterior's parameters, so that its KL cannot vanish."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -100,6 +102,8 @@ class OneSidedBatchNorm(nn.Module):
         self.statistics = BatchNorm(d)
         self.beta = nn.Parameter(torch.zeros(d))
         self.register_buffer("gamma", torch.tensor(float(gamma)))
+        # of d / 2 (gamma^2 + s - log s - 1), s = E std^2: above gamma^2 / 2 whatever the deviations
+        self.rate_floor = d * gamma**2 / 2
 
     def forward(self, *cond) -> Pair:
         mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))
@@ -141,6 +145,7 @@ class TwoSidedBatchNorm(nn.Module):
         self.net, self.transform, self.tau = net, Affine(bound=6.0), tau
         self.means, self.deviations = BatchNorm(d), UnitPower(d)
         self.theta = nn.Parameter(torch.zeros(d))
+        self.rate_floor = -d / 2 * math.log(1 - tau)
 
     def forward(self, *cond) -> Pair:
         mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))

@@ -1,7 +1,7 @@
 """What a trained model says of data: bounds on the likelihood, and what the latent holds."""
 
 from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, encode, summary
-from fvae.metrics.latent import LatentInformation, has_gaussian_posterior, latent_information
+from fvae.metrics.latent import LatentInformation, has_gaussian_posterior, latent_information, verdict
 
 __all__ = [
     "Bounds",
@@ -13,4 +13,5 @@ __all__ = [
     "has_gaussian_posterior",
     "latent_information",
     "summary",
+    "verdict",
 ]

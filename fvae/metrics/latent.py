@@ -26,6 +26,10 @@ class LatentInformation(NamedTuple):
     active_units: int
     units: int
     shuffled_gap: float
+    marginal_kl: float
+    code_mean: float
+    code_variance: float
+    rate_floor: float
 
 
 @torch.no_grad()
@@ -37,10 +41,17 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     - ``active_units``: those of all ``units`` whose posterior mean has a variance over x above 0.01 (Burda et al.,
       2016), as a batch-normalized one always has;
     - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
-      what the decoder gains from using z.
+      what the decoder gains from using z;
+    - ``marginal_kl``: KL(q(z) || p(z)) = E_x KL(q(z|x) || p(z)) - I(x; z) of the aggregate posterior q(z) from the
+      prior, what samples of the prior miss ("holes"): an upper limit, far above where ``mutual_information`` is near
+      its own;
+    - ``code_mean``, ``code_variance``: of codes of the data, by dimension, the root mean square of their means and the
+      average of their variances, which are 0 and 1 where q(z) is p(z), but for a mean of 1 / sqrt(N) by chance;
+    - ``rate_floor``: the least rate that the posterior's settings allow, whatever is learned.
     """
     model, generator = for_scoring(model), torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
+    codes, log_p = [], []
     for x, y in batches(model, data, batch_size):
         found = model.gaussian_of(model.preprocess(x)[0], y)
         if found is None:
@@ -48,6 +59,9 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         mean, log_std = found
         z, _ = Affine()(model.split_noise(model.noise(len(x), generator))[0], mean, log_std)
         kept.append((mean, log_std.expand_as(mean), z))
+        e, log_det = model.prior(z, y)
+        codes.append(e.cpu().double())
+        log_p.append((log_normal(e) + log_det).cpu().double())
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
     gap, shuffled, end = 0.0, z[derangement(len(z), generator).to(z.device)], 0
     for x, y in batches(model, data, batch_size):
@@ -56,15 +70,34 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         own, other = (model.decoder(x, part[which], *given, **noise) for part in (z, shuffled))
         gap += float((own - other).sum())
         end += len(x)
-    mean, log_std, z = (a.cpu().double() for a in (mean, log_std, z))
-    mutual = mutual_information(mean, log_std, z)
+    mean, log_std, z = (a.flatten(1).cpu().double() for a in (mean, log_std, z))
+    log_q, mutual = log_posterior(mean, log_std, z), mutual_information(mean, log_std, z)
     active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-    return LatentInformation(mutual, active, mean.shape[1], gap / len(z))
+    marginal = float((log_q - torch.cat(log_p)).mean()) - mutual
+    variance, average = torch.var_mean(torch.cat(codes), 0)
+    moments = float(average.square().mean().sqrt()), float(variance.mean())
+    floor = sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
+    return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor)
+
+
+def verdict(found: LatentInformation, n: int) -> str:
+    """What the figures of n samples say of a latent, in a sentence."""
+    if found.mutual_information < 0.1 and abs(found.shuffled_gap) < 0.1:
+        return "collapsed: the latent says nothing of the data"
+    told_apart = found.mutual_information > math.log(n) - 0.5
+    by_chance = 3 / math.sqrt(n)
+    if found.marginal_kl > max(1.0, 0.2 * found.mutual_information) and not told_apart:
+        return f"holes: samples of the prior miss the data's codes by {found.marginal_kl:.3g} nats"
+    if abs(found.code_variance - 1) > 0.1 + by_chance or found.code_mean > 0.3 + by_chance:
+        return f"holes: the data's codes have variance {found.code_variance:.3g} where the prior has 1"
+    if told_apart:
+        return f"used: the codes of all {n} samples are told apart, and have the prior's mean and variance"
+    return "used: the data's codes fill the prior"
 
 
 def has_gaussian_posterior(model: LatentModel, data: Samples) -> bool:
-    """Whether the posterior offers its mean and deviation, as a vector of one dimension or more."""
-    if len(model.latent) != 1 or not model.latent[0] or not len(data):
+    """Whether the posterior offers its mean and deviation, of one dimension or more."""
+    if not math.prod(model.latent) or not len(data):
         return False
     x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
     before = model.training
@@ -80,10 +113,15 @@ def derangement(n: int, generator: torch.Generator) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
+def log_posterior(mean: Tensor, log_std: Tensor, z: Tensor) -> Tensor:
+    """log N(z_i; mean_i, std_i^2), each (N, d): (N,)."""
+    u, log_derivative = Affine().inverse(z, mean, log_std)
+    return log_normal(u) + total(log_derivative)
+
+
 def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int = 256) -> float:
     """mean_i [ log q(z_i|x_i) - log 1/N sum_j q(z_i|x_j) ] for q(z|x_j) = N(mean_j, std_j^2), each (N, d)."""
-    e, log_derivative = Affine().inverse(z, mean, log_std)
-    log_q = log_normal(e) + total(log_derivative)
+    log_q = log_posterior(mean, log_std, z)
     mean, z = mean - mean.mean(0), z - mean.mean(0)  # so that large means leave their differences their digits
     weight = torch.exp(-2 * log_std)
     square, constant = (mean.square() * weight).sum(-1), (2 * log_std + LOG_2PI).sum(-1)

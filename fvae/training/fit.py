@@ -198,7 +198,7 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     if normalizes and len(set(digests(data.values))) < 2:
         expected = f"expected 2 different training {data.modality.noun} or more"
         raise InputError(f"this model normalizes over a batch; {expected}, found 1", "data")
-    if settings.aggressive and not has_gaussian_posterior(model, data):
+    if settings.aggressive and not (len(model.latent) == 1 and has_gaussian_posterior(model, data)):
         needs = "expected a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
         raise InputError(f"{needs}, found another", "aggressive")
     if settings.free_nats_per_dim:

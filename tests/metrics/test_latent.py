@@ -9,9 +9,9 @@ from text_models import LSTM, SHAPE, as_samples, make_text_vae, sentences
 from torch import nn
 
 from fvae.data import Samples
-from fvae.metrics import has_gaussian_posterior, latent_information
+from fvae.metrics import LatentInformation, has_gaussian_posterior, latent_information, verdict
 from fvae.metrics.latent import derangement, mutual_information
-from fvae.recipes import glow, language_model, vae
+from fvae.recipes import bn_vae, glow, language_model, vae
 from fvae.statistics import fit_statistics
 from fvae.tokens import EOS
 
@@ -79,6 +79,43 @@ def test_mutual_information_of_two_gaussians(float64):
     drawn = mean + torch.exp(log_std) * torch.randn_like(mean)
     one_by_one = [mutual_information(mean[few], log_std[few], drawn[i : i + 2], 1) for i in range(0, 4000, 2)]
     assert sum(one_by_one) / 2000 == pytest.approx(float(exact), abs=0.03)
+
+
+def test_the_marginal_kl_and_the_codes_moments_are_those_of_the_aggregate_posterior():
+    """Of posteriors N(3 k, 1) for k = 4 or 5, in 4 dimensions, under a prior N(0, I)."""
+    x = torch.stack([torch.arange(2000) % 2 + 4, torch.full((2000,), EOS)], 1)
+    model = make_text_vae().eval()
+    model.posterior.conditioner = KnownMean(3.0)
+    found = latent_information(model, as_samples(x))
+    rate = 4 * (12**2 + 15**2) / 4  # the mean of |mean|^2 / 2
+    assert found.marginal_kl == pytest.approx(rate - found.mutual_information, rel=0.01)
+    assert found.code_mean == pytest.approx(13.5, rel=0.01)
+    assert found.code_variance == pytest.approx(1 + 1.5**2, rel=0.1)
+    model.posterior.conditioner = KnownMean(0.0)
+    found = latent_information(model, as_samples(x))
+    assert abs(found.marginal_kl) < 0.05 and found.code_mean < 0.1 and found.code_variance == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "floor"),
+    [({"kind": "one-sided", "gamma": 0.5}, 3 * 0.125), ({"kind": "two-sided", "tau": 0.5}, 1.5 * math.log(2))],
+)
+def test_the_rate_is_above_the_floor_of_its_settings(posterior, floor):
+    model = perturb(bn_vae((4,), posterior=posterior, coder={"size": 3, "width": 8}), 0.3)
+    rows = Samples(torch.randn(500, 4).numpy(), [""] * 500)
+    fit_statistics(model, [(torch.from_numpy(rows.values), None)])
+    found = latent_information(model.eval(), rows)
+    assert found.rate_floor == pytest.approx(floor)
+    assert found.marginal_kl + found.mutual_information > floor - 0.1
+
+
+def test_the_verdict_on_a_latent():
+    fine = LatentInformation(3.0, 8, 8, 20.0, 0.2, 0.05, 1.02, 0.0)
+    assert verdict(fine, 10_000).startswith("used: the data's codes fill the prior")
+    assert verdict(fine._replace(mutual_information=9.2), 10_000).startswith("used: the codes of all 10000 samples")
+    assert verdict(fine._replace(mutual_information=0.01, shuffled_gap=0.0), 10_000).startswith("collapsed")
+    assert verdict(fine._replace(marginal_kl=9.0), 10_000).startswith("holes: samples of the prior miss")
+    assert verdict(fine._replace(code_variance=0.5), 10_000).startswith("holes: the data's codes have variance 0.5")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40])

@@ -48,3 +48,12 @@ def test_half_of_the_images_are_mirrored():
     assert 0.3 < left.float().mean() < 0.7
     with pytest.raises(ValueError, match=r"^flip: expected images to mirror, found rows$"):
         fit(recipes.realnvp((4,)), np.random.default_rng(0).normal(size=(60, 4)), **QUICK, flip=True)
+
+
+def test_the_posterior_s_deviation_is_reported():
+    """Of a fixed sigma_1 it is that; a flow on the data has no Gaussian posterior."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    coder, flow = Grid(channels=4, levels=1, width=4), Glow(levels=1, depth=1, width=8)
+    model = recipes.f_vae_reduced((1, 8, 8), coder=coder, flow=flow, posterior=Noise(sigma=0.25, std="fixed"))
+    assert fit(model, x, **QUICK)[-1]["posterior_std"] == pytest.approx(0.25)
+    assert "posterior_std" not in fit(recipes.glow((1, 8, 8), flow=flow), x, **QUICK)[-1]
