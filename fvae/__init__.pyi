@@ -10,12 +10,14 @@ from fvae.model import LatentModel as LatentModel
 from fvae.model import Terms as Terms
 from fvae.recipes import LSTM as LSTM
 from fvae.recipes import NICE as NICE
+from fvae.recipes import BernoulliDecoder as BernoulliDecoder
 from fvae.recipes import FlowDecoder as FlowDecoder
 from fvae.recipes import GaussianDecoder as GaussianDecoder
 from fvae.recipes import GaussianPosterior as GaussianPosterior
 from fvae.recipes import Glow as Glow
 from fvae.recipes import Grid as Grid
 from fvae.recipes import Identity as Identity
+from fvae.recipes import LayerNormalized as LayerNormalized
 from fvae.recipes import NoFlow as NoFlow
 from fvae.recipes import Noise as Noise
 from fvae.recipes import OneSided as OneSided

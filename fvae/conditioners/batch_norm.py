@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.conditioners.constant import Pair
@@ -136,18 +137,40 @@ class TwoSidedBatchNorm(nn.Module):
     trained theta a dimension for both, so that E mean^2 + E std^2 = 1 in every batch. The KL is at least
     -1/2 log(1 - tau) nats a dimension, 0.347 at tau = 1/2. ``net(*cond) -> (B, 2d)``.
 
-    Su batch-normalizes s too. What has mean 0 comes near it, where log s^2 has no bound, and the KL is at its floor
-    only once s is +1 or -1 for every x; s > 0, which is not centered, is there as soon as it is the same for all.
+    Su batch-normalizes s too (``published``), whose sign then says nothing: std is that of |s|. What has mean 0 comes
+    near it, where log s^2 has no bound, and the KL is at its floor only once s is +1 or -1 for every x; s > 0, which is
+    not centered, is there as soon as it is the same for all.
     """
 
-    def __init__(self, net: nn.Module, d: int, tau: float):
+    def __init__(self, net: nn.Module, d: int, tau: float, published: bool = False):
         super().__init__()
-        self.net, self.transform, self.tau = net, Affine(bound=6.0), tau
-        self.means, self.deviations = BatchNorm(d), UnitPower(d)
+        self.net, self.transform, self.tau, self.published = net, Affine(bound=6.0), tau, published
+        self.means, self.deviations = BatchNorm(d), BatchNorm(d) if published else UnitPower(d)
         self.theta = nn.Parameter(torch.zeros(d))
         self.rate_floor = -d / 2 * math.log(1 - tau)
 
     def forward(self, *cond) -> Pair:
-        mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))
+        mean, s = widen(self.net(*cond)).chunk(2, 1)
         part = (1 - self.tau) * torch.sigmoid(-self.theta)
-        return torch.sqrt(1 - part) * self.means(mean), 0.5 * torch.log(part) + self.deviations(log_std)
+        if self.published:
+            log_s = self.deviations(s).abs().clamp(min=1e-4).log()
+        else:
+            log_s = self.deviations(self.transform.constrain(mean, s)[1])
+        return torch.sqrt(1 - part) * self.means(mean), 0.5 * torch.log(part) + log_s
+
+
+class LayerNormalized(nn.Module):
+    """Mean and log_std normalized over the dimensions of each sample, with a trained scale and shift each.
+
+    (B, 2d) of ``net(*cond)``; the KL has no floor, since nothing is said of the data as a whole.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self.transform = net, Affine(bound=6.0)
+        self.scale, self.shift = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
+
+    def forward(self, *cond) -> Pair:
+        parts = [F.layer_norm(a, a.shape[1:]) for a in widen(self.net(*cond)).chunk(2, 1)]
+        mean, log_std = (a * self.scale[i] + self.shift[i] for i, a in enumerate(parts))
+        return self.transform.constrain(mean, log_std)

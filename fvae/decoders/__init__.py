@@ -4,6 +4,7 @@ A decoder that is conditioned on labels or context declares ``classes`` or ``con
 and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`` says in words what its figures are.
 """
 
+from fvae.decoders.bernoulli import Bernoulli
 from fvae.decoders.exact import Exact, ExactBins
 from fvae.decoders.flow import ConditionalFlow
 from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian

@@ -6,7 +6,7 @@ from pydantic import model_validator
 from torch import nn
 
 from fvae.conditioners import OptimalStd, SharedStd, by_channel
-from fvae.decoders import ConditionalFlow, DequantizedGaussian, DiscretizedGaussian, Gaussian
+from fvae.decoders import Bernoulli, ConditionalFlow, DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.errors import InputError
 from fvae.networks.by_shape import Shape
 from fvae.networks.conv import Pyramid
@@ -62,6 +62,22 @@ class GaussianDecoder(Decoder, kind="gaussian"):
         if not bits:
             return Gaussian(conditioner)
         return DiscretizedGaussian(conditioner, bits) if discretized else DequantizedGaussian(conditioner, bits)
+
+
+class BernoulliDecoder(Decoder, kind="bernoulli"):
+    """The probability that a pixel is 1, of images of 1 bit (images only).
+
+    Example:
+        >>> model = fvae.recipes.vae((1, 8, 8), decoder=fvae.BernoulliDecoder(), bits=1)
+        >>> model.elbo(torch.randint(2, (3, 1, 8, 8))).shape
+        torch.Size([3])
+    """
+
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> Bernoulli:
+        if bits != 1:
+            found = f"{bits} bits" if bits else "a table"
+            raise InputError(f"expected images of 1 bit (`bits`), found {found}", "decoder")
+        return Bernoulli(generator)
 
 
 class FlowDecoder(Decoder, kind="flow"):

@@ -74,6 +74,8 @@ class MultiscaleFlow(FlowPart):
 
     levels: Depth = 3
     """scales; half of the channels leave after each (images only)"""
+    split_prior: Literal["conditional", "unconditional"] = "conditional"
+    """of the channels that leave: given those that stay, by a convolution, or a mean and deviation by channel"""
 
     def padded(self, shape: Shape, squeeze_first: bool = True) -> Shape:
         return halvable(shape, self.levels - (not squeeze_first), "flow.levels")
@@ -111,6 +113,8 @@ class Glow(MultiscaleFlow, kind="glow"):
 
     def density(self, stay: int, leave: int, features: int = 0) -> nn.Module:
         """The density of the channels that leave given those that stay: a convolution, zero at the start."""
+        if self.split_prior == "unconditional":
+            return Constant((leave, 1, 1))
         net = zeroed(conv(stay + features, Affine.parameters * leave, 3))
         return WithFeatures(net) if features else net
 
@@ -131,6 +135,8 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
         (12, 8, 8)
     """
 
+    split_prior: Literal["conditional", "unconditional"] = "unconditional"
+    """of the channels that leave: given those that stay, by a convolution, or a mean and deviation by channel"""
     depth: Depth = 3
     """couplings by checkerboard, and as many by channel, a level"""
     width: Width = 64
@@ -153,8 +159,10 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
         return flows
 
     def density(self, stay: int, leave: int) -> nn.Module:
-        """The density of the channels that leave, whatever those that stay are."""
-        return Constant((leave, 1, 1))
+        """The density of the channels that leave, by default whatever those that stay are."""
+        if self.split_prior == "unconditional":
+            return Constant((leave, 1, 1))
+        return zeroed(conv(stay, Affine.parameters * leave, 3))
 
 
 class NICE(FlowPart, kind="nice"):

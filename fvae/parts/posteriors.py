@@ -61,10 +61,24 @@ class TwoSided(Posterior, kind="two-sided"):
 
     tau: OpenShare = 0.5
     """least share of the means in the variance"""
+    deviations: Literal["power", "batch"] = "power"
+    """of deviations: divided by their root mean square, or batch-normalized as the means are (published)"""
 
     def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
-        normalized = conditioners.TwoSidedBatchNorm(encoder, latent[0], self.tau)
+        normalized = conditioners.TwoSidedBatchNorm(encoder, latent[0], self.tau, self.deviations == "batch")
         return Elementwise(relative_to_class(normalized, means))
+
+
+class LayerNormalized(Posterior, kind="layer-norm"):
+    """Means and log-scales normalized over their dimensions: a control, as it bounds no KL (Su, 2020).
+
+    Example:
+        >>> fvae.recipes.bn_vae((4,), posterior=fvae.LayerNormalized()).elbo(torch.randn(8, 4)).shape
+        torch.Size([8])
+    """
+
+    def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
+        return Elementwise(relative_to_class(conditioners.LayerNormalized(encoder), means))
 
 
 class Noise(Posterior, kind="noise"):
