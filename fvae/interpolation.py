@@ -35,6 +35,16 @@ def interpolate(model: LatentModel, *ends: Tensor, steps: int = 9, y: Tensor | N
     return decoded if len(points) == 1 else decoded.unflatten(0, (steps, steps))
 
 
+def direction(away: Tensor, towards: Tensor) -> Tensor:
+    """The direction from the mean of some codes (N, D) to the mean of others (M, D), which leads what is added to it.
+
+    Example:
+        >>> direction(torch.zeros(3, 2), torch.ones(5, 2))
+        tensor([1., 1.])
+    """
+    return towards.mean(0) - away.mean(0)
+
+
 def grid(e: Tensor, steps: int) -> Tensor:
     """Points between two codes, (1, steps, D), or between four, (steps, steps, D), for e (2, D) or (4, D)."""
     if len(e) not in (2, 4):

@@ -48,6 +48,8 @@ encode RUN --data SOURCE --out new.npz
 decode RUN CODES --out NEW
 reconstruct RUN --data SOURCE --n 2 --out NEW
 interpolate RUN --data SOURCE --steps 3 --out NEW
+interpolate RUN --drawn --steps 3 --out NEW
+steer RUN SOURCE --away SOURCE --towards SOURCE --out NEW
 compare RUN OTHER --n 2 --out new
 export RUN --out new
 convert old --out new

@@ -15,7 +15,9 @@ from fvae.data import Samples
 from fvae.data.files import argument_named
 from fvae.documents import Document, Format, read_document
 from fvae.errors import InputError
+from fvae.files import write_arrays
 from fvae.metrics import check_labels
+from fvae.model import LatentModel
 
 
 class Codes(Document):
@@ -32,7 +34,11 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_argument("codes", type=path, metavar="CODES", help="an .npz of fvae encode")
     parser.add_out("a folder, an .npz or a picture; a .csv or .npz for tables; a .txt for text")
+    exact_help = "write unrounded values, float32 (N, C, H, W) in bins, into an .npz, which encode takes back"
+    parser.add_argument("--exact", action="store_true", help=exact_help)
     args = parser.parse(argv)
+    if args["exact"] and args["out"].suffix.lower() != ".npz":
+        raise InputError(f"{args['out']}: expected a name that ends in .npz with --exact", "out")
     codes, out = args["codes"], args["out"]
     model = load_model(args["run"])
     need_latent(model, args["run"])
@@ -57,9 +63,23 @@ def run(parser: Parser, argv: list[str]) -> None:
         say([f"warning: {codes}: codes of another model than {args['run']}, or of other weights"])
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
-    back = model.modality.decode(model, torch.from_numpy(e).to(device), y)
-    model.modality.write(back, out, labels if model.classes else None)
-    print(f"{out}: {len(e)} {model.modality.noun}")
+    labels = labels if model.classes else None
+    if args["exact"]:
+        back = exact_values(model, torch.from_numpy(e).to(device), y)
+        write_arrays(out, **{model.modality.array: back}, **({} if labels is None else {"labels": labels}))
+    else:
+        back = model.modality.decode(model, torch.from_numpy(e).to(device), y)
+        model.modality.write(back, out, labels)
+    print(f"{out}: {len(back)} {model.modality.noun}")
+
+
+@torch.no_grad()
+def exact_values(model: LatentModel, e: torch.Tensor, y: torch.Tensor | None) -> np.ndarray:
+    """What the model decodes, unrounded (N, *shape); raises ``InputError`` for text, which is whole numbers."""
+    if model.modality.dims is None:
+        raise InputError("expected images or rows, found text, which has no values between its tokens", "exact")
+    parts = [(e[i : i + 64], None if y is None else y[i : i + 64]) for i in range(0, len(e), 64)]
+    return torch.cat([model.decode(*part) for part in parts]).float().cpu().numpy()
 
 
 def parse_npz(path: Path) -> dict[str, Any]:

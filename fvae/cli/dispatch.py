@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": "draw images, rows of a table, or sentences",
     "reconstruct": "images or sentences beside what the model makes of their codes",
     "interpolate": "between two images or sentences (a row), or four (a square)",
+    "steer": "images moved along the direction between two sets of images",
     "encode": "data to codes, an .npz",
     "decode": "codes back to data",
     "score": "a bound on the negative log-likelihood of each sample, as CSV",

@@ -1,12 +1,16 @@
 """``fvae encode``: data to codes."""
 
 import numpy as np
+import torch
 
 from fvae.cli.parser import Parser
 from fvae.cli.run_data import data_of, digest_of, load_model, need_latent
+from fvae.data import Samples
+from fvae.data.files import argument_named, local_path, read_npz
 from fvae.errors import InputError
 from fvae.files import need_file, write_arrays
-from fvae.metrics import encode
+from fvae.metrics import check_labels, encode
+from fvae.model import LatentModel
 
 
 def run(parser: Parser, argv: list[str]) -> None:
@@ -21,8 +25,35 @@ def run(parser: Parser, argv: list[str]) -> None:
     need_file(out)
     model = load_model(args["run"])
     need_latent(model, args["run"])
-    samples, what = data_of(model, args, whole=True)
-    codes = encode(model, samples)[0].cpu().numpy()
+    samples, what = exact_images(model, args.get("data.source", "")) or data_of(model, args, whole=True)
+    unrounded = model.modality.bits and samples.values.dtype.kind == "f"
+    codes = (encode_exact if unrounded else encode)(model, samples)[0].cpu().numpy()
     labels = {} if samples.labels is None else {"labels": samples.labels}
     write_arrays(out, codes=codes, names=np.array(samples.names), model=np.array(digest_of(model)), **labels)
     print(f"{out}: {len(codes)} codes of {codes.shape[1]} values, of {what}")
+
+
+def exact_images(model: LatentModel, source: str) -> tuple[Samples, str] | None:
+    """Unrounded images of an .npz, as fvae decode --exact writes them; None for other data. Raises ``InputError``."""
+    path = local_path(source)
+    if not model.modality.bits or path.suffix.lower() != ".npz" or not path.is_file():
+        return None
+    with argument_named("source", source):
+        values, labels = read_npz(path, "images", "labels")
+        if values is None or values.dtype.kind != "f":
+            return None
+        model.modality.check_shape(values)
+        samples = Samples(values.astype(np.float32), [f"{path.name}[{i}]" for i in range(len(values))], labels)
+        check_labels(model, samples)
+    return samples, f"{source} (unrounded)"
+
+
+@torch.no_grad()
+def encode_exact(model: LatentModel, samples: Samples) -> tuple[torch.Tensor, None]:
+    """The codes of unrounded images (N, *shape) in bins."""
+    codes = []
+    for i in range(0, len(samples), 64):
+        part = samples.take(np.arange(i, min(i + 64, len(samples))))
+        y = None if part.labels is None or not model.classes else torch.from_numpy(part.labels).to(model.like.device)
+        codes.append(model.encode(torch.from_numpy(part.values).to(model.like.device), y, part.names))
+    return torch.cat(codes), None

@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fvae.cli.parser import Parser, at_least
+from fvae.cli.parser import Parser, at_least, temperature
 from fvae.cli.reconstruct import OUT_HELP
 from fvae.cli.run_data import data_of, label_number, load_model, need_visible, say, with_labels
 from fvae.data import Samples
@@ -31,13 +33,21 @@ def run(parser: Parser, argv: list[str]) -> None:
     steps_help = "images or sentences from one end to the other (default: 9)"
     parser.add_argument("--steps", type=at_least(2, 1000), default=9, metavar="N", help=steps_help)
     parser.add_argument("--labels", metavar="K,K,...", help="of the named ends, where the run was trained with labels")
+    drawn_help = "between codes that the model draws, by --seed and --temperature, instead of codes of data"
+    parser.add_argument("--drawn", action="store_true", help=drawn_help)
+    parser.add_seed()
+    t_help = "standard deviation of codes that are drawn (default: 0.8 for images, else 1)"
+    parser.add_argument("--temperature", type=temperature, metavar="T", help=t_help)
     parser.add_out(OUT_HELP, required=False)
     parser.flags["ends"] = "END"
     args = parser.parse(argv)
     run, out, steps = args["run"], args["out"], args["steps"]
     model = load_model(run)
     need_visible(model, run, out)
-    e, y = encode(model, named_ends(model, args) if args["ends"] else held_out_ends(model, args))
+    if args["drawn"]:
+        e, y = drawn_ends(model, args)
+    else:
+        e, y = encode(model, named_ends(model, args) if args["ends"] else held_out_ends(model, args))
     weights = label_weights(model, y, steps)
     rows = [
         model.modality.decode(model, row, None if weights is None else weights[i])
@@ -46,6 +56,16 @@ def run(parser: Parser, argv: list[str]) -> None:
     model.modality.write_sheet(rows, None, out or sys.stdout)
     if out is not None:
         print(out)
+
+
+def drawn_ends(model: LatentModel, args: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Codes that are drawn, with labels where the model takes them; raises ``InputError`` for ends that are named."""
+    if args["ends"] or args["labels"] is not None:
+        raise InputError("expected no ends and no labels to be named, since both are drawn", "drawn")
+    generator = torch.Generator().manual_seed(args["seed"])
+    t = model.modality.temperature if args["temperature"] is None else args["temperature"]
+    n = args["corners"] or model.modality.default_corners
+    return t * model.codes(n, generator), model.draw_labels(n, generator)
 
 
 def named_ends(model: LatentModel, args: dict[str, Any]) -> Samples:

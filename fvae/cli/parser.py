@@ -170,6 +170,34 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def temperature(text: str) -> float:
+    """The type of an argument that takes a temperature."""
+    return number_within(text, 0, 100)
+
+
+def strength(text: str) -> float:
+    """The type of an argument that takes a multiple of a direction."""
+    return number_within(text, -1000, 1000)
+
+
+def number_within(text: str, least: float, most: float) -> float:
+    if not least <= float(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected {least:g} to {most:g}, found {text:.40}")
+    return float(text)
+
+
+def numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    """The type of an argument that takes several numbers."""
+
+    def several(text: str) -> list[float]:
+        try:
+            return list(map(kind, text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected numbers with commas between them, found {text:.40}") from None
+
+    return several
+
+
 def with_new_flags(argv: list[str]) -> list[str]:
     """Arguments under the names that their flags have today."""
     found = []

@@ -68,6 +68,11 @@ def data_of(model: LatentModel, args: dict[str, Any], whole: bool = False) -> tu
         return with_labels(model, samples), what
 
 
+def read_samples(model: LatentModel, run: Path, source: str) -> Samples:
+    """All samples of a source, treated as the run's data were (size, color); raises ``InputError``."""
+    return data_of(model, {"run": run, "split": "all", "data.source": source})[0]
+
+
 def with_labels(model: LatentModel, samples: Samples) -> Samples:
     """Samples with labels by the model's numbers; raises ``InputError`` without them, where it takes labels."""
     samples = samples.numbered_as(model.modality.classes)

@@ -1,18 +1,16 @@
 """``fvae sample``: draw from a model."""
 
 import sys
-from argparse import ArgumentTypeError
 
 import numpy as np
 import torch
 
-from fvae.cli.parser import Parser, add_setting, at_least
+from fvae.cli.parser import Parser, add_setting, at_least, numbers, temperature
 from fvae.cli.run_data import label_number, load_model
 from fvae.data import Generation
 from fvae.data.pictures import save_picture, sheet
 from fvae.errors import InputError
 from fvae.files import write_arrays
-from fvae.model import MAX_TEMPERATURE
 
 SWEEP_LENGTH = 10  # images in a row of --temperatures, unless --n says otherwise
 
@@ -28,7 +26,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     d_help = "standard deviation of the decoder's noise (default: 0, its mean; of a flow decoder 0.7)"
     parser.add_argument("--decoder_temperature", type=temperature, metavar="T", help=d_help)
     sweep_help = "images: a labelled row for each, of the same codes"
-    parser.add_argument("--temperatures", type=temperatures, metavar="T,T,...", help=sweep_help)
+    parser.add_argument("--temperatures", type=numbers(temperature), metavar="T,T,...", help=sweep_help)
     label_help = "draw this class, by its number or name, where the run was trained with labels"
     parser.add_argument("--label", metavar="K", help=label_help)
     for name, field in Generation.model_fields.items():
@@ -66,18 +64,3 @@ def run(parser: Parser, argv: list[str]) -> None:
         save_picture(sheet(rows, [f"T = {t:g}" for t in values]), out)
     if out is not None:
         print(out)
-
-
-def temperature(text: str) -> float:
-    """The type of an argument that takes a temperature."""
-    if not 0 <= float(text) <= MAX_TEMPERATURE:
-        raise ArgumentTypeError(f"expected 0 to {MAX_TEMPERATURE:g}, found {text}")
-    return float(text)
-
-
-def temperatures(text: str) -> list[float]:
-    """The type of an argument that takes several temperatures."""
-    try:
-        return list(map(temperature, text.split(",")))
-    except ValueError:
-        raise ArgumentTypeError(f"expected numbers with commas between them, found {text}") from None

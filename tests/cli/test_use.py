@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from command_line import picture, table
+from command_line import STEPS, picture, table
 
 from fvae.cli import evaluate
 from fvae.data import load_data
@@ -132,6 +132,53 @@ def test_codes_are_decoded_to_what_the_model_makes_of_them(fvae, home, tmp_path)
     with torch.no_grad():
         again = model.decode(torch.from_numpy(found["codes"])).round().clamp(0, 15)
     np.testing.assert_array_equal(back[:, :, :, 0], (again[:, 0] * 17).byte())
+
+
+def test_exact_codes(fvae, home, tmp_path):
+    """Images that are kept unrounded have the codes that they were decoded from; those of 8 bits don't."""
+    train = ["train", "glow", "--data", "digits", "--model.flow.levels", 1, "--model.flow.depth", 1, *STEPS]
+    assert fvae(*train, "--model.flow.width", 8, "--out", "OUT/flow").status == 0
+    run = f"{tmp_path}/flow"
+    assert fvae("encode", run, "--data", "images", "--data.size", 8, "--out", "OUT/c.npz").status == 0
+    errors = []
+    for name, flags in (("exact", ["--exact"]), ("rounded", [])):
+        assert fvae("decode", run, "OUT/c.npz", *flags, "--out", f"OUT/{name}.npz").status == 0
+        assert fvae("encode", run, "--data", f"OUT/{name}.npz", "--out", f"OUT/{name}_codes.npz").status == 0
+        codes = [np.load(tmp_path / f"{file}.npz")["codes"] for file in ("c", f"{name}_codes")]
+        errors.append(np.abs(codes[0] - codes[1]).max())
+    assert errors[0] < 1e-3
+    images = np.load(tmp_path / "exact.npz")["images"]
+    assert images.dtype == np.float32 and images.shape == (4, 1, 8, 8)
+    assert fvae("decode", run, "OUT/c.npz", "--exact", "--out", "OUT/d").status == 2
+
+
+def test_interpolation_between_codes_that_are_drawn(fvae, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert (
+            fvae("interpolate", "run", "--drawn", "--seed", seed, "--steps", 3, "--out", f"OUT/{name}.png").status == 0
+        )
+    a, b, c = (picture(tmp_path / f"{name}.png") for name in "abc")
+    assert a.shape == (2 + 3 * 50, 2 + 3 * 50) and (a == b).all() and (a != c).any()
+    assert fvae("interpolate", "run", "images/0.png", "wide.png", "--drawn", "--out", "OUT/d.png").status == 2
+
+
+def test_images_are_steered_from_one_set_towards_another(fvae, home, tmp_path):
+    """The direction between a set and itself is none; a set that can't be read is named by its flag."""
+    (tmp_path / "two").mkdir()
+    for name in ("2.png", "3.png"):
+        shutil.copy(home / "images" / name, tmp_path / "two")
+    words = ["steer", "run", "images/0.png", "images/1.png"]
+    found = fvae(*words, "--away", "images", "--towards", "OUT/two", "--strengths=-1,0,2", "--out", "OUT/s.png")
+    assert found.status == 0 and "2 images, a direction of length" in found.out
+    same = fvae(*words, "--away", "images", "--towards", "images", "--strengths", "0,5", "--out", "OUT/t.png")
+    assert same.status == 0 and "a direction of length 0" in same.out
+    assert fvae(*words, "--away", "images", "--towards", "none/", "--out", "OUT/u.png").err.startswith(
+        "fvae: --towards: "
+    )
+    assert (
+        fvae("steer", "classes", "images/0.png", "--away", "images", "--towards", "images", "--out", "OUT/u.png").status
+        == 2
+    )
 
 
 def test_compare_writes_table_curves_and_samples(fvae, tmp_path):
