@@ -12,6 +12,7 @@ from fvae.recipes import LSTM as LSTM
 from fvae.recipes import NICE as NICE
 from fvae.recipes import BernoulliDecoder as BernoulliDecoder
 from fvae.recipes import FlowDecoder as FlowDecoder
+from fvae.recipes import FlowPosterior as FlowPosterior
 from fvae.recipes import GaussianDecoder as GaussianDecoder
 from fvae.recipes import GaussianPosterior as GaussianPosterior
 from fvae.recipes import Glow as Glow

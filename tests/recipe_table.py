@@ -108,6 +108,8 @@ TABLE = [
     row("bn_vae", VECTOR, posterior="one-sided", classes=3),
     row("bn_vae", COLOR, posterior="two-sided", classes=2),
     row("bn_vae", VECTOR, posterior={"tau": 0.2}),
+    row("vae", VECTOR, posterior={"kind": "flow", "depth": 2, "width": 8}, coder={"size": 4}),
+    row("f_vae", COLOR, posterior={"kind": "flow", "depth": 2, "width": 8}, flow="none", classes=2),
     row("f_vae", GREY),
     row("f_vae", COLOR, flow={"coupling": "additive", "mixing": "reverse"}, coder={"tanh": True, "hidden": 0}),
     row("f_vae", GREY, posterior={"sigma": 0.3, "std": "fixed"}, bits=1),

@@ -5,7 +5,10 @@ from torch import Tensor, nn
 
 
 class WithFeatures(nn.Module):
-    """A network that also sees features: (B, C, H, W), {H: (B, F, H, W), ...} -> net of both (B, C + F, H, W)."""
+    """A network that also sees features: (B, C, *), (B, F, *) -> net of both (B, C + F, *).
+
+    Those of several scales are given by height, {H: (B, F, H, W), ...}.
+    """
 
     conditional = True
 
@@ -13,5 +16,6 @@ class WithFeatures(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor, features: dict[int, Tensor]) -> Tensor:
-        return self.net(torch.cat([x, features[x.shape[2]]], 1))
+    def forward(self, x: Tensor, features: Tensor | dict[int, Tensor]) -> Tensor:
+        given = features if isinstance(features, Tensor) else features[x.shape[2]]
+        return self.net(torch.cat([x, given.to(x.dtype)], 1))

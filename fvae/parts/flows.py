@@ -48,8 +48,11 @@ class FlowPart(Part):
         """The flow of images given so many features at each of its scales, and their number; raises ``InputError``."""
         raise InputError(f"expected one that takes a condition, as glow, found {self.kind}", "flow")
 
-    def couplings(self, shape: Shape) -> Flow:
-        """A flow of ``shape`` to itself for inside a posterior, the identity at the start; raises ``InputError``."""
+    def couplings(self, shape: Shape, features: int = 0) -> Flow:
+        """A flow of ``shape`` to itself for inside a posterior, the identity at the start, given so many features.
+
+        Raises ``InputError``.
+        """
         raise InputError(f"expected one that can stand inside a posterior, as glow, found {self.kind}", "flow")
 
     def padded(self, shape: Shape, squeeze_first: bool = True) -> Shape:
@@ -118,9 +121,9 @@ class Glow(MultiscaleFlow, kind="glow"):
         net = zeroed(conv(stay + features, Affine.parameters * leave, 3))
         return WithFeatures(net) if features else net
 
-    def couplings(self, shape: Shape) -> Flow:
+    def couplings(self, shape: Shape, features: int = 0) -> Flow:
         pairs = 2 * math.ceil(self.depth / 2)  # an even number of reversals
-        steps = (channel_coupling(shape, self.width, TRANSFORMS[self.coupling]) for _ in range(pairs))
+        steps = (channel_coupling(shape, self.width, TRANSFORMS[self.coupling], features) for _ in range(pairs))
         return Chain(*(f for step in steps for f in (step, reverse(shape[0]))))
 
 

@@ -6,9 +6,10 @@ from torch import nn
 
 from fvae import conditioners
 from fvae.conditioners import ClassMeans, NetworkStd, SharedStd, by_channel, relative_to_class
-from fvae.flows import Elementwise, Flow
+from fvae.flows import ConditionalFlow, Elementwise, Flow
 from fvae.networks.by_shape import Shape, zero_layer
-from fvae.schema import OpenShare, Part, Positive
+from fvae.parts.flows import Glow
+from fvae.schema import Depth, OpenShare, Part, Positive, Width
 
 
 class Posterior(Part):
@@ -79,6 +80,24 @@ class LayerNormalized(Posterior, kind="layer-norm"):
 
     def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
         return Elementwise(relative_to_class(conditioners.LayerNormalized(encoder), means))
+
+
+class FlowPosterior(Posterior, kind="flow"):
+    """A flow of noise whose couplings see x, F_x(u) with x inside F (Su & Wu, 2018): exact, but not Gaussian.
+
+    Example:
+        >>> fvae.recipes.vae((4,), posterior=fvae.FlowPosterior(depth=2, width=8)).elbo(torch.randn(3, 4)).shape
+        torch.Size([3])
+    """
+
+    outputs: ClassVar[int] = 3
+    depth: Depth = 4
+    """couplings"""
+    width: Width = 64
+    """hidden channels, or units, of the couplings' networks"""
+
+    def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
+        return ConditionalFlow(encoder, Glow(depth=self.depth, width=self.width).couplings(latent, latent[0]))
 
 
 class Noise(Posterior, kind="noise"):

@@ -8,7 +8,15 @@ another in its defaults alone; to add a choice of a part, subclass the part.
 from fvae.parts.coders import Coder, Grid, Identity, Squeezing, Strided
 from fvae.parts.decoders import BernoulliDecoder, Decoder, FlowDecoder, GaussianDecoder
 from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
-from fvae.parts.posteriors import GaussianPosterior, LayerNormalized, Noise, OneSided, Posterior, TwoSided
+from fvae.parts.posteriors import (
+    FlowPosterior,
+    GaussianPosterior,
+    LayerNormalized,
+    Noise,
+    OneSided,
+    Posterior,
+    TwoSided,
+)
 from fvae.parts.text import LSTM, TextDecoder, TextEncoder, Transformer
 from fvae.recipes.images import *
 from fvae.recipes.registry import RECIPES, recipe, variant

@@ -37,7 +37,7 @@ WRONG = [  # argument, value that is refused, message: tried in each recipe that
     ("classes", 2.0, INTEGER),
     ("rounds", 0, f"{AT_LEAST} 1"),
     ("sigma", 0.0, POSITIVE),
-    ("posterior", "three-sided", "expected one of gaussian, one-sided, two-sided, layer-norm, noise"),
+    ("posterior", "three-sided", "expected one of gaussian, one-sided, two-sided, layer-norm, flow, noise"),
     ("posterior.sigma", "small", NUMBER),
     ("posterior.sigma", 0.0, POSITIVE),
     ("posterior.sigma", math.nan, "input should be a finite number"),
