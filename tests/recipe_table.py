@@ -127,6 +127,7 @@ TABLE = [
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),
     row("f_vae_reduced", COLOR, coder=GRID, flow=FLOW | {"kind": "glow"}, decoder=FLOW_DECODER, bits=5),
     row("vae", GREY, decoder=FLOW_DECODER, classes=2),
+    row("f_vae_reduced", COLOR, coder=GRID | {"upsampling": "shuffle"}, flow=FLOW | {"kind": "glow"}),
     row("f_vae_reduced", VECTOR, coder={"size": 3}, posterior={"std": "network"}, decoder=OPTIMAL),
 ]
 

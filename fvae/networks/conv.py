@@ -92,6 +92,13 @@ class ToImages(StartsAtMean, nn.Conv2d):
     """A convolution to images."""
 
 
+class ToShuffledImages(StartsAtMean, nn.Conv2d):
+    """A convolution to four values for each of an image's, at half of its height and width."""
+
+    def fit(self, x: Any) -> None:
+        self.bias.data.copy_(x.mean((0, 2, 3)).repeat_interleave(4))
+
+
 class TransposedToImages(StartsAtMean, nn.ConvTranspose2d):
     """A transposed convolution to images."""
 
@@ -108,12 +115,19 @@ def vector_decoder(shape: tuple[int, ...], d: int, width: int, levels: int, bloc
     return nn.Sequential(*layers)
 
 
-def grid_decoder(channels: int, c: int, width: int, levels: int, blocks: int) -> nn.Sequential:
-    """The mirror image of ``grid_encoder``: (B, channels, h, w) -> (B, c, h 2^levels, w 2^levels)."""
+def grid_decoder(channels: int, c: int, width: int, levels: int, blocks: int, shuffled: bool = False) -> nn.Sequential:
+    """The mirror image of ``grid_encoder``: (B, channels, h, w) -> (B, c, h 2^levels, w 2^levels).
+
+    With ``shuffled`` the last scale is four images a channel, put together pixel by pixel, so that nothing is computed
+    at full size but they.
+    """
     widths = [width * 2**i for i in reversed(range(levels))]
     layers: list[nn.Module] = [conv(channels, widths[0], 3)]
     for a, b in zip(widths, [*widths[1:], width], strict=True):
         layers += [*(residual(a, a) for _ in range(blocks)), nn.ReLU(), nn.Upsample(scale_factor=2), conv(a, b, 3)]
+    if shuffled:
+        del layers[-2:]
+        return nn.Sequential(*layers, ToShuffledImages(width, 4 * c, 3, padding=1), nn.PixelShuffle(2))
     return nn.Sequential(*layers, residual(width, width), nn.ReLU(), ToImages(width, c, 3, padding=1))
 
 

@@ -161,6 +161,9 @@ class Grid(Coder, kind="grid"):
     """times that height and width are halved"""
     blocks: int = Field(default=1, ge=0, le=1000)
     """residual steps at each scale"""
+    upsampling: Literal["nearest", "shuffle"] = "nearest"
+    """of G to its full size: repeated pixels, then convolutions, or four values a pixel put side by side, which is
+    nearly twice as fast"""
 
     def padded(self, shape: Shape) -> Shape:
         if not is_image(shape):
@@ -174,4 +177,5 @@ class Grid(Coder, kind="grid"):
         return conv.grid_encoder(shape[0], outputs * self.channels, self.width, self.levels, self.blocks)
 
     def generator(self, shape: Shape) -> nn.Module:
-        return conv.grid_decoder(self.channels, shape[0], self.width, self.levels, self.blocks)
+        shuffled = self.upsampling == "shuffle"
+        return conv.grid_decoder(self.channels, shape[0], self.width, self.levels, self.blocks, shuffled)
