@@ -83,6 +83,8 @@ class TrainSettings(Settings):
     """largest norm of the gradient of the loss, which is in bits/dim for images and in nats for tables and text"""
     flip: bool = False
     """images: mirror half of the training images, at random; bounds are those of images as they are"""
+    init: str = ""
+    """a run whose weights this one begins from, where names and shapes are the same"""
     freeze: str = ""
     """parts of the model that are not trained, of posterior, decoder and prior, with commas between them"""
     beta: NonNegative = 1.0

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from fvae.cli.memory import keep_freed_memory
 from fvae.cli.model_flags import add_model_flags, merged, old_settings
-from fvae.cli.parser import Parser, path, table
+from fvae.cli.parser import Parser, table
 from fvae.cli.run_data import say_trivial
 from fvae.cli.training_log import TrainingLog
 from fvae.data import TOKENIZER_FILE, Modality, Text, Tokenizer, load_data, modality_of
@@ -59,8 +59,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         log = TrainingLog(data, out)
-        where = {"run": out, "resume": resume, "source": data, "init": args.get("init")}
-        where["allow_degenerate"] = data.allow_degenerate
+        where = {"run": out, "resume": resume, "source": data, "allow_degenerate": data.allow_degenerate}
         rows = fit(model, train, test, **where, settings=settings, progress=False, callbacks=[log])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; fvae train --out {out} --resume continues it") from None
@@ -136,8 +135,6 @@ def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any]
     config_help += f" ({', '.join(config_names())}); of several the later ones win, and flags before all files"
     parser.add_argument("--config", action="append", metavar="FILE", help=config_help)
     parser.add_argument("--recipe", metavar="NAME", help="the recipe, where neither the first argument nor a file says")
-    init_help = "begin from the weights of another run, where names and shapes are the same; see --train.freeze"
-    parser.add_argument("--init", type=path, metavar="RUN", help=init_help)
     parser.add_argument("--resume", action="store_true", help="continue the run that is there, or begin one")
     parser.add_settings(DataSettings, "data")
     add_model_flags(parser, fields, settings)

@@ -26,7 +26,7 @@ from fvae.metrics import batches, check_labels, has_gaussian_posterior
 from fvae.model import LatentModel
 from fvae.precision import emulates_bfloat16
 from fvae.runs import load, save
-from fvae.runs.config import description, write_config
+from fvae.runs.config import description, run_config, write_config
 from fvae.runs.folder import CHECKPOINT, check_run, data_digest, read_checkpoint, save_checkpoint
 from fvae.runs.model import check_savable
 from fvae.schema import checked
@@ -89,7 +89,12 @@ def fit(
         >>> int(rows[-1]["step"])
         20
     """
+    if isinstance(init, str | Path):
+        changes["init"] = str(Path(init).absolute())
+    elif run and resume:  # as it was begun
+        changes.setdefault("init", run_config(Path(run)).get("train", {}).get("init", ""))
     settings = checked(TrainSettings, (settings or TrainSettings()).model_dump() | changes)
+    init = init if isinstance(init, LatentModel) else settings.init
     train, test = as_samples(model, data, test, labels)
     check_training(model, train, settings)
     if not allow_degenerate and not resume:
@@ -116,7 +121,7 @@ def fit(
     try:
         model.to(fabric.device)
         state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
-        if state is None and init is not None:
+        if state is None and init:
             begin_from(model, train, settings, init)
         elif state is None and not model.initialized:
             begin(model, train, settings)
@@ -234,7 +239,8 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
 
     Raises ``InputError`` where there are none.
     """
-    other = init if isinstance(init, LatentModel) else load(init)
+    with argument_named("init"):
+        other = init if isinstance(init, LatentModel) else load(init)
     ours = model.state_dict()
     weights = {name: w for name, w in other.state_dict().items() if name in ours and ours[name].shape == w.shape}
     if not weights:

@@ -6,6 +6,7 @@ import torch
 
 from fvae import fit, recipes
 from fvae.recipes import NICE, FlowDecoder, Glow, Grid, Noise
+from fvae.runs.config import read_config
 from fvae.training import Callback
 
 QUICK = {"steps": 10, "batch_size": 8, "progress": False, "ema": 0.0}
@@ -57,3 +58,25 @@ def test_the_posterior_s_deviation_is_reported():
     model = recipes.f_vae_reduced((1, 8, 8), coder=coder, flow=flow, posterior=Noise(sigma=0.25, std="fixed"))
     assert fit(model, x, **QUICK)[-1]["posterior_std"] == pytest.approx(0.25)
     assert "posterior_std" not in fit(recipes.glow((1, 8, 8), flow=flow), x, **QUICK)[-1]
+
+
+def test_a_second_stage_is_a_run_that_can_be_resumed(tmp_path):
+    """Its config.yaml says where it began; what is frozen stays so, and it ends as one that was never stopped."""
+    x = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    parts = {"coder": Grid(channels=4, levels=1, width=4), "flow": Glow(levels=1, depth=1, width=8)}
+    first = recipes.f_vae_reduced((1, 8, 8), **parts)
+    fit(first, x, run=tmp_path / "first", **QUICK)
+    quick = QUICK | {"freeze": "posterior,prior", "flip": True, "eval_interval": 5}
+
+    def second():
+        torch.manual_seed(1)
+        return recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(levels=1, depth=1, width=8, features=4))
+
+    whole, stopped, resumed = second(), second(), second()
+    fit(whole, x, run=tmp_path / "whole", init=tmp_path / "first", **quick)
+    fit(stopped, x, run=tmp_path / "run", init=tmp_path / "first", **quick | {"steps": 5})
+    fit(resumed, x, run=tmp_path / "run", resume=True, **quick)
+    assert all(torch.equal(w, resumed.state_dict()[name]) for name, w in whole.state_dict().items())
+    assert read_config(tmp_path / "run/config.yaml")["train"]["init"] == str(tmp_path / "first")
+    with pytest.raises(ValueError, match=r"^init: .*no such run folder"):
+        fit(second(), x, init=tmp_path / "none", **quick)
