@@ -41,13 +41,23 @@ def limited_memory() -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    free = kibibytes("/proc/meminfo", "MemAvailable") + kibibytes("/proc/self/status", "VmData")
-    limits = [limit for limit in (2**10 * free, *before) if limit != resource.RLIM_INFINITY]
+    free = min(2**10 * kibibytes("/proc/meminfo", "MemAvailable"), free_in_container())
+    limits = [free + 2**10 * kibibytes("/proc/self/status", "VmData"), *before]
+    limits = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def free_in_container() -> int:
+    """Bytes that a container (a control group, version 2) has left; very many where there is no limit."""
+    try:
+        most, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return 2**62
+    return max(0, most - used)
 
 
 def kibibytes(file: str, name: str) -> int:

@@ -9,9 +9,10 @@ import sys
 import time
 
 import pytest
+import torch
 from command_line import ENVIRONMENT, contents, process, program, table
 
-from fvae.cli import main
+from fvae.cli import main, memory
 from fvae.cli.dispatch import COMMANDS
 from fvae.recipes import RECIPES
 from fvae.runs import load
@@ -172,3 +173,18 @@ def test_without_a_command_all_are_listed(fvae):
     text = fvae("--help").out
     assert text == fvae().out == fvae("help").out and all(f"\n  {name} " in text for name in COMMANDS)
     assert fvae("--version").out.startswith("fvae ")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.accelerator.is_available(), reason="a limit on Linux without GPU")
+def test_a_command_keeps_within_the_machine_s_memory(fvae, monkeypatch):
+    """What is asked for beyond it is an error of one line; afterwards the process has the limit that it had."""
+    from fvae.cli import recipes
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(recipes, "run", lambda *_: torch.zeros(2**44).fill_(1))
+    found = fvae("recipes")
+    assert found.status == 1 and found.err.startswith("fvae: out of memory; a smaller model, smaller images or")
+    monkeypatch.setattr(memory, "kibibytes", lambda file, name: 2**18)
+    monkeypatch.setattr(recipes, "run", lambda *_: torch.zeros(2**30, dtype=torch.uint8).fill_(1))
+    assert fvae("recipes").status == 1
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
