@@ -7,7 +7,7 @@ network is one, too: its output is split into the parameters. One that is condit
 
 from fvae.conditioners.batch_norm import (
     BatchNorm,
-    LayerNormalized,
+    LayerNorm,
     OneSidedBatchNorm,
     RunningStatistic,
     TwoSidedBatchNorm,

@@ -159,7 +159,7 @@ class TwoSidedBatchNorm(nn.Module):
         return torch.sqrt(1 - part) * self.means(mean), 0.5 * torch.log(part) + log_s
 
 
-class LayerNormalized(nn.Module):
+class LayerNorm(nn.Module):
     """Mean and log_std normalized over the dimensions of each sample, with a trained scale and shift each.
 
     (B, 2d) of ``net(*cond)``; the KL has no floor, since nothing is said of the data as a whole.

@@ -10,7 +10,7 @@ from fvae.precision import widen
 from fvae.transforms import Affine
 
 
-class ConditionalFlow(Flow):
+class ConditionalPosterior(Flow):
     """z = f(mean + std u; features), all three from one network of the condition: (B, *shape) to itself.
 
     ``encoder(cond)`` gives (B, 3C, *); ``flow`` takes features (B, C, *) as its condition. With a flow that is the

@@ -6,7 +6,7 @@ from torch import nn
 
 from fvae import conditioners
 from fvae.conditioners import ClassMeans, NetworkStd, SharedStd, by_channel, relative_to_class
-from fvae.flows import ConditionalFlow, Elementwise, Flow
+from fvae.flows import ConditionalPosterior, Elementwise, Flow
 from fvae.networks.by_shape import Shape, zero_layer
 from fvae.parts.flows import Glow
 from fvae.schema import Depth, OpenShare, Part, Positive, Width
@@ -79,7 +79,7 @@ class LayerNormalized(Posterior, kind="layer-norm"):
     """
 
     def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
-        return Elementwise(relative_to_class(conditioners.LayerNormalized(encoder), means))
+        return Elementwise(relative_to_class(conditioners.LayerNorm(encoder), means))
 
 
 class FlowPosterior(Posterior, kind="flow"):
@@ -97,7 +97,7 @@ class FlowPosterior(Posterior, kind="flow"):
     """hidden channels, or units, of the couplings' networks"""
 
     def build(self, encoder: nn.Module, latent: Shape, means: ClassMeans | None) -> Flow:
-        return ConditionalFlow(encoder, Glow(depth=self.depth, width=self.width).couplings(latent, latent[0]))
+        return ConditionalPosterior(encoder, Glow(depth=self.depth, width=self.width).couplings(latent, latent[0]))
 
 
 class Noise(Posterior, kind="noise"):
