@@ -5,7 +5,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -245,9 +244,9 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
     weights = {name: w for name, w in other.state_dict().items() if name in ours and ours[name].shape == w.shape}
     if not weights:
         raise InputError("expected a model with weights in common with this one, found none", "init")
-    for step in (lambda: None, partial(begin, model, data, settings)):  # what is new is fitted to what is known
-        step()
-        model.load_state_dict(weights, strict=False)
+    model.load_state_dict(weights, strict=False)
+    begin(model, data, settings)  # what is new is fitted to what is known, which this sets anew
+    model.load_state_dict(weights, strict=False)
 
 
 @torch.no_grad()
