@@ -132,6 +132,11 @@ class TrainSettings(Settings):
         """The step to end at; None where time alone ends the training."""
         return self.steps or (2000 if self.minutes is None else None)
 
+    @property
+    def frozen(self) -> list[str]:
+        """The names in ``freeze``."""
+        return [name.strip() for name in self.freeze.split(",") if name.strip()]
+
     @model_validator(mode="after")
     def consistent(self) -> Any:
         world = self.devices * self.nodes
@@ -139,7 +144,7 @@ class TrainSettings(Settings):
             raise ValueError(
                 "reversible: expected false with compile, since a graph cannot run a step backwards, found true"
             )
-        if unknown := set(filter(None, self.freeze.split(","))) - {"posterior", "decoder", "prior"}:
+        if unknown := set(self.frozen) - {"posterior", "decoder", "prior"}:
             raise ValueError(f"freeze: expected parts of posterior, decoder, prior, found {sorted(unknown)[0]}")
         if self.aggressive and world > 1:
             raise ValueError(

@@ -214,7 +214,7 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
             raise InputError(f"{needs}, found others", "free_nats_per_dim")
     if settings.flip:
         data.modality.mirror(torch.zeros(1, *data.shape), torch.ones(1, dtype=torch.bool))  # refused where it can't be
-    if set(settings.freeze.split(",")) >= {"posterior", "decoder", "prior"}:
+    if set(settings.frozen) >= {"posterior", "decoder", "prior"}:
         raise InputError("expected a part that is trained, found all of them frozen", "freeze")
     for name in ("free_nats", "free_nats_per_dim", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):

@@ -129,7 +129,7 @@ class Trainer:
     @property
     def frozen(self) -> list[nn.Module]:
         """The parts that are not trained."""
-        return [getattr(self.model, name) for name in self.settings.freeze.split(",") if name]
+        return [getattr(self.model, name) for name in self.settings.frozen]
 
     def train_mode(self) -> None:
         """The model in training mode, its frozen parts in evaluation mode, with the statistics that they have."""

@@ -29,7 +29,7 @@ def test_a_training_begins_from_the_weights_of_another():
     with pytest.raises(ValueError, match=r"^init: expected a model with weights in common with this one, found none$"):
         fit(recipes.nice((1, 8, 8), flow=NICE(depth=1, width=8)), x, init=first, **QUICK)
     with pytest.raises(ValueError, match=r"^freeze: expected a part that is trained, found all of them frozen$"):
-        fit(second, x, freeze="posterior,prior,decoder", **QUICK)
+        fit(second, x, freeze="posterior, prior, decoder", **QUICK)
     with pytest.raises(ValueError, match=r"^freeze: expected parts of posterior, decoder, prior, found encoder$"):
         fit(second, x, freeze="encoder", **QUICK)
 
