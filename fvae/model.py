@@ -324,8 +324,9 @@ class LatentModel(nn.Module):
         e, y = self.inputs(y, e=e)
         z = self.prior.inverse(e, y)
         if decoder_temperature:
-            if not 0 <= decoder_temperature <= MAX_TEMPERATURE or not hasattr(self.decoder, "draw"):
-                expected = f"0 to {MAX_TEMPERATURE:g}" if hasattr(self.decoder, "draw") else "0, of a decoder of means"
+            draws = hasattr(self.decoder, "draw") and self.modality.dims is not None
+            if not 0 <= decoder_temperature <= MAX_TEMPERATURE or not draws:
+                expected = f"0 to {MAX_TEMPERATURE:g}" if draws else "0, of a decoder of means"
                 raise InputError(f"expected {expected}, found {decoder_temperature:g}", "decoder_temperature")
             noise = self.normal(len(e), self.shape, generator)
             x = self.decoder.draw(z, *self.decoder_condition(y), noise=decoder_temperature * noise)

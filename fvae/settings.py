@@ -76,7 +76,7 @@ class TrainSettings(Settings):
     warmup: Natural = 100
     """steps over which the learning rate rises to its value"""
     lr_decay: Literal["none", "cosine"] = "none"
-    """let the learning rate fall to 0 by a cosine, from the warm-up to the end of the budget of steps or minutes"""
+    """let the learning rate, after the warm-up, follow a cosine that falls to 0 over the budget of steps or minutes"""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     """AdamW's weight decay, of the networks' weights only"""
     clip: Positive = 10.0

@@ -1,6 +1,6 @@
 """What a model takes from data without gradients: actnorm's first statistics, and those that evaluation knows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -37,12 +37,16 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
 
 
 @torch.no_grad()
-def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+def fit_statistics(
+    model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | None]], kept: Sequence[nn.Module] = ()
+) -> None:
     """Set the statistics that evaluation uses, of batch normalization and optimal deviations, from these batches.
 
-    The statistics of averaged weights are not the average of statistics. A model without any is left alone.
+    The statistics of averaged weights are not the average of statistics. A model without any is left alone, as are the
+    parts in ``kept``.
     """
-    running = [m for m in model.modules() if isinstance(m, RunningStatistic)]
+    known = {m for part in kept for m in part.modules()}
+    running = [m for m in model.modules() if isinstance(m, RunningStatistic) and m not in known]
     if not running:
         return
     for statistic in running:
@@ -50,6 +54,8 @@ def fit_statistics(model: LatentModel, batches: Iterable[tuple[Tensor, Tensor | 
     in_decoder = any(isinstance(m, RunningStatistic) for m in model.decoder.modules())
     before, generator = model.training, torch.Generator().manual_seed(0)
     model.train()
+    for part in kept:
+        part.eval()
     for x, y in batches:
         u = model.noise(len(x), generator)
         if in_decoder:

@@ -76,7 +76,8 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     marginal = float((log_q - torch.cat(log_p)).mean()) - mutual
     variance, average = torch.var_mean(torch.cat(codes), 0)
     moments = float(average.square().mean().sqrt()), float(variance.mean())
-    floor = sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
+    known = getattr(model.prior, "translation", False)  # of a prior that is learned there is no floor
+    floor = math.prod(model.latent[1:]) * known * sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
     return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor)
 
 

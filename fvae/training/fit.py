@@ -123,6 +123,10 @@ def fit(
         if state is None and init:
             begin_from(model, train, settings, init)
         elif state is None and not model.initialized:
+            if settings.freeze:
+                raise InputError(
+                    "expected a trained model, or `init` with the weights of one, found a new one", "freeze"
+                )
             begin(model, train, settings)
         model.initialized = True
         set_reversible(model, settings.reversible)
@@ -214,8 +218,11 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
             raise InputError(f"{needs}, found others", "free_nats_per_dim")
     if settings.flip:
         data.modality.mirror(torch.zeros(1, *data.shape), torch.ones(1, dtype=torch.bool))  # refused where it can't be
-    if set(settings.frozen) >= {"posterior", "decoder", "prior"}:
+    frozen = {id(p) for name in settings.frozen for p in getattr(model, name).parameters()}
+    if frozen and all(id(p) in frozen for p in model.parameters()):
         raise InputError("expected a part that is trained, found all of them frozen", "freeze")
+    if frozen and settings.aggressive:
+        raise InputError("expected no frozen parts with aggressive, which trains them in turns", "freeze")
     for name in ("free_nats", "free_nats_per_dim", "beta", "anneal"):
         if not math.prod(model.latent) and getattr(settings, name) != getattr(TrainSettings(), name):
             raise InputError("expected a model with a latent, whose rate it weighs; found one without", name)
@@ -244,6 +251,9 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
     weights = {name: w for name, w in other.state_dict().items() if name in ours and ours[name].shape == w.shape}
     if not weights:
         raise InputError("expected a model with weights in common with this one, found none", "init")
+    for part in settings.frozen:
+        if missing := [n for n in ours if n.startswith(f"{part}.") and n not in weights]:
+            raise InputError(f"expected all weights of the frozen {part}, found none that fit {missing[0]}", "init")
     model.load_state_dict(weights, strict=False)
     begin(model, data, settings)  # what is new is fitted to what is known, which this sets anew
     model.load_state_dict(weights, strict=False)
@@ -290,7 +300,9 @@ class RunWriter(Callback):
         self.run, self.digest = run, digest
 
     def on_evaluation(self, trainer: Trainer, row: Row) -> None:
-        write_csv(self.run / "metrics.csv", list(trainer.rows[0]), [list(row.values()) for row in trainer.rows])
+        rows = trainer.rows  # of which the first may be of an earlier version, with fewer figures
+        columns = [name for name in rows[0] if all(name in row for row in rows)]
+        write_csv(self.run / "metrics.csv", columns, [[row[name] for name in columns] for row in rows])
         self.preview(trainer)
         if row["best_step"] == trainer.step:
             self.save_model(trainer)

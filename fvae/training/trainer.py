@@ -74,11 +74,11 @@ class Trainer:
 
     def __init__(self, fabric: Fabric, model: LatentModel, data: Samples, test: Samples, settings: TrainSettings):
         self.fabric, self.model, self.data, self.test, self.settings = fabric, model, data, test, settings
+        self.paused = [p for part in self.frozen for p in part.parameters() if p.requires_grad]
+        for p in self.paused:  # before several processes agree on whose gradients they wait for
+            p.requires_grad_(False)
         self.module = fabric.setup_module(compiled(model) if settings.compile else model)
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.paused = [p for part in self.frozen for p in part.parameters() if p.requires_grad]
-        for p in self.paused:
-            p.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, settings.lr, settings.weight_decay), fused=True)
         self.schedule = AggressiveSchedule(model, settings.aggressive)
         self.unit = model.modality.unit
@@ -258,7 +258,8 @@ class Trainer:
         """Set the statistics that the averaged weights are evaluated with."""
         n = min(len(self.data), STATISTICS)
         parts = math.ceil(n / 512)  # of equal size, so that each counts alike
-        fit_statistics(self.average, batches(self.average, self.data.spread(n - n % parts), n // parts))
+        kept = [getattr(self.average, name) for name in self.settings.frozen]
+        fit_statistics(self.average, batches(self.average, self.data.spread(n - n % parts), n // parts), kept)
 
     def average_losses(self) -> None:
         """Average the losses since the last evaluation, step by step, over the processes."""
