@@ -11,13 +11,12 @@ from pydantic import InstanceOf
 
 from fvae.cli.parser import Parser, path
 from fvae.cli.run_data import digest_of, load_model, need_latent, say
-from fvae.data import Samples
+from fvae.data import Modality, Samples
 from fvae.data.files import argument_named
 from fvae.documents import Document, Format, read_document
 from fvae.errors import InputError
 from fvae.files import write_arrays
 from fvae.metrics import check_labels
-from fvae.model import LatentModel
 
 
 class Codes(Document):
@@ -43,6 +42,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     model = load_model(args["run"])
     need_latent(model, args["run"])
     model.modality.check_out(out)
+    if args["exact"] and model.modality.dims is None:
+        raise InputError("expected a run on images or tables, found one on text, which has no unrounded form", "exact")
     missing = "no such file; expected an .npz, as fvae encode writes it"
     content = read_document(codes, Codes, Format("NPZ", parse_npz, math.inf), missing)
     e, labels, dims = content.codes, content.labels, math.prod(model.latent)
@@ -65,21 +66,12 @@ def run(parser: Parser, argv: list[str]) -> None:
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
     labels = labels if model.classes else None
     if args["exact"]:
-        back = exact_values(model, torch.from_numpy(e).to(device), y)
+        back = Modality(model.shape).decode(model, torch.from_numpy(e).to(device), y)
         write_arrays(out, **{model.modality.array: back}, **({} if labels is None else {"labels": labels}))
     else:
         back = model.modality.decode(model, torch.from_numpy(e).to(device), y)
         model.modality.write(back, out, labels)
     print(f"{out}: {len(back)} {model.modality.noun}")
-
-
-@torch.no_grad()
-def exact_values(model: LatentModel, e: torch.Tensor, y: torch.Tensor | None) -> np.ndarray:
-    """What the model decodes, unrounded (N, *shape); raises ``InputError`` for text, which is whole numbers."""
-    if model.modality.dims is None:
-        raise InputError("expected images or rows, found text, which has no values between its tokens", "exact")
-    parts = [(e[i : i + 64], None if y is None else y[i : i + 64]) for i in range(0, len(e), 64)]
-    return torch.cat([model.decode(*part) for part in parts]).float().cpu().numpy()
 
 
 def parse_npz(path: Path) -> dict[str, Any]:

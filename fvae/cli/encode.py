@@ -1,7 +1,6 @@
 """``fvae encode``: data to codes."""
 
 import numpy as np
-import torch
 
 from fvae.cli.parser import Parser
 from fvae.cli.run_data import data_of, digest_of, load_model, need_latent
@@ -26,8 +25,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     model = load_model(args["run"])
     need_latent(model, args["run"])
     samples, what = exact_images(model, args.get("data.source", "")) or data_of(model, args, whole=True)
-    unrounded = model.modality.bits and samples.values.dtype.kind == "f"
-    codes = (encode_exact if unrounded else encode)(model, samples)[0].cpu().numpy()
+    codes = encode(model, samples)[0].cpu().numpy()
     labels = {} if samples.labels is None else {"labels": samples.labels}
     write_arrays(out, codes=codes, names=np.array(samples.names), model=np.array(digest_of(model)), **labels)
     print(f"{out}: {len(codes)} codes of {codes.shape[1]} values, of {what}")
@@ -46,14 +44,3 @@ def exact_images(model: LatentModel, source: str) -> tuple[Samples, str] | None:
         samples = Samples(values.astype(np.float32), [f"{path.name}[{i}]" for i in range(len(values))], labels)
         check_labels(model, samples)
     return samples, f"{source} (unrounded)"
-
-
-@torch.no_grad()
-def encode_exact(model: LatentModel, samples: Samples) -> tuple[torch.Tensor, None]:
-    """The codes of unrounded images (N, *shape) in bins."""
-    codes = []
-    for i in range(0, len(samples), 64):
-        part = samples.take(np.arange(i, min(i + 64, len(samples))))
-        y = None if part.labels is None or not model.classes else torch.from_numpy(part.labels).to(model.like.device)
-        codes.append(model.encode(torch.from_numpy(part.values).to(model.like.device), y, part.names))
-    return torch.cat(codes), None

@@ -44,6 +44,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     run, out, steps = args["run"], args["out"], args["steps"]
     model = load_model(run)
     need_visible(model, run, out)
+    if args["temperature"] is not None and not args["drawn"]:
+        raise InputError("expected --drawn, whose codes it is of, found none", "temperature")
     if args["drawn"]:
         e, y = drawn_ends(model, args)
     else:

@@ -29,10 +29,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     samples, what = data_of(model, args)
     samples = samples.spread(args["n"])
     generator = torch.Generator().manual_seed(0) if model.decoder_temperature else None
-    data, back = (
-        modality.to_output(samples.values),
-        modality.decode(model, *encode(model, samples), generator=generator),
-    )
+    data = modality.to_output(samples.values)
+    back = modality.decode(model, *encode(model, samples), generator=generator)
     rows = []
     for i in range(0, len(samples), modality.row_length):
         here = slice(i, i + modality.row_length)

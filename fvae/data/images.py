@@ -98,8 +98,9 @@ class Images(Modality):
         return list(samples.remarks)
 
     def collate(self, values: Any) -> Any:
-        """8-bit values to bins, floor(x / 2^(8 - bits))."""
-        return values >> (8 - self.bits)
+        """8-bit values to bins, floor(x / 2^(8 - bits)); unrounded ones, of floating point, are in bins already."""
+        unrounded = isinstance(values, np.ndarray) and values.dtype.kind == "f"
+        return values if unrounded else values >> (8 - self.bits)
 
     def check_input(self, x: Tensor, continuous: bool = False) -> None:
         """Refuse values out of the bins (whole ones only if ``continuous``), and images scaled to [0, 1] or [-1, 1]."""

@@ -48,4 +48,4 @@ class ConditionalFlow(Conditioned):
         """The image at e = ``noise`` (B, *shape), in bins, unrounded."""
         mean, log_std = self.parameters_for(z, y)
         t = mean + torch.exp(log_std) * self.flow.inverse(noise.flatten(1), self.features(mean, z))
-        return (from_unit(t, self.bits)).clamp(0, 2**self.bits - 1)
+        return from_unit(t, self.bits).clamp(0, 2**self.bits - 1)

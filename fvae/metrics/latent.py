@@ -85,14 +85,14 @@ def verdict(found: LatentInformation, n: int) -> str:
     """What the figures of n samples say of a latent, in a sentence."""
     if found.mutual_information < 0.1 and abs(found.shuffled_gap) < 0.1:
         return "collapsed: the latent says nothing of the data"
-    told_apart = found.mutual_information > math.log(n) - 0.5
+    distinguished = found.mutual_information > math.log(n) - 0.5
     by_chance = 3 / math.sqrt(n)
-    if found.marginal_kl > max(1.0, 0.2 * found.mutual_information) and not told_apart:
+    if found.marginal_kl > max(1.0, 0.2 * found.mutual_information) and not distinguished:
         return f"holes: samples of the prior miss the data's codes by {found.marginal_kl:.3g} nats"
     if abs(found.code_variance - 1) > 0.1 + by_chance or found.code_mean > 0.3 + by_chance:
         return f"holes: the data's codes have variance {found.code_variance:.3g} where the prior has 1"
-    if told_apart:
-        return f"used: the codes of all {n} samples are told apart, and have the prior's mean and variance"
+    if distinguished:
+        return f"used: the codes distinguish all {n} samples, and have the prior's mean and variance"
     return "used: the data's codes fill the prior"
 
 

@@ -83,6 +83,13 @@ class MultiscaleFlow(FlowPart):
     def padded(self, shape: Shape, squeeze_first: bool = True) -> Shape:
         return halvable(shape, self.levels - (not squeeze_first), "flow.levels")
 
+    def density(self, stay: int, leave: int, features: int = 0) -> nn.Module:
+        """The density of the channels that leave: by channel, or a convolution of those that stay, zero at first."""
+        if self.split_prior == "unconditional":
+            return Constant((leave, 1, 1))
+        net = zeroed(conv(stay + features, Affine.parameters * leave, 3))
+        return WithFeatures(net) if features else net
+
 
 class Glow(MultiscaleFlow, kind="glow"):
     """Actnorm, mixing and coupling, at several scales (Kingma & Dhariwal, 2018).
@@ -113,13 +120,6 @@ class Glow(MultiscaleFlow, kind="glow"):
     def steps(self, shape: Shape, features: int = 0) -> list[Flow]:
         mixings = self.depth * [MIXINGS[self.mixing]]
         return glow_steps(shape, mixings, self.width, TRANSFORMS[self.coupling], self.actnorm, features)
-
-    def density(self, stay: int, leave: int, features: int = 0) -> nn.Module:
-        """The density of the channels that leave given those that stay: a convolution, zero at the start."""
-        if self.split_prior == "unconditional":
-            return Constant((leave, 1, 1))
-        net = zeroed(conv(stay + features, Affine.parameters * leave, 3))
-        return WithFeatures(net) if features else net
 
     def couplings(self, shape: Shape, features: int = 0) -> Flow:
         pairs = 2 * math.ceil(self.depth / 2)  # an even number of reversals
@@ -160,12 +160,6 @@ class RealNVP(MultiscaleFlow, kind="realnvp"):
             net = coupling_network(shape, c, transform.parameters * c, self.width)
             flows += [ActNorm(shape), Checkerboard(net, i % 2, transform)]
         return flows
-
-    def density(self, stay: int, leave: int) -> nn.Module:
-        """The density of the channels that leave, by default whatever those that stay are."""
-        if self.split_prior == "unconditional":
-            return Constant((leave, 1, 1))
-        return zeroed(conv(stay, Affine.parameters * leave, 3))
 
 
 class NICE(FlowPart, kind="nice"):
