@@ -36,6 +36,7 @@ from fvae.runs.folder import read_metrics
 from fvae.settings import DataSettings
 
 FVAE = [sys.executable, "-m", "fvae"]
+TRAIN = [sys.executable, str(Path(__file__).with_name("core_minutes.py"))]
 SAMPLES = 1000  # of each model, for FID and KID
 
 DATA = {
@@ -63,6 +64,13 @@ def part(name: str, **settings: Any) -> dict[str, Any]:
 
 SMALL_F = part("coder", squeezes=1, blocks=1, hidden=48) | part("flow", levels=3, depth=6, width=64)
 GLOW = part("flow", levels=3, depth=6, width=96)
+
+
+def on_grid(channels: int, levels: int, sigma: float = 0.2, std: str = "fixed") -> dict[str, Any]:
+    """f-VAE with latents on a grid of so many channels, at 1 / 2^levels of the image's height and width."""
+    coder = part("coder", kind="grid", channels=channels, width=32, levels=levels)
+    posterior = part("posterior", sigma=sigma, std=std, normalize=True)
+    return coder | posterior | part("flow", levels=2, depth=6, width=128) | part("decoder", sigma=0.2)
 
 
 def models(vae: dict[str, Any]) -> list[Run]:
@@ -165,6 +173,33 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
             for k in (1, 4, 16, 64)
         ],
     },
+    "grid": {
+        data: [
+            Run("4x4, 16 channels", "f_vae_reduced", on_grid(16, 3)),
+            Run("8x8, 4 channels", "f_vae_reduced", on_grid(4, 2)),
+            Run("8x8, 12 channels", "f_vae_reduced", on_grid(12, 2)),
+        ]
+        for data in ("fashion", "cifar10")
+    },
+    "splits": {
+        "cifar10": [
+            Run(f"{name}, {split}", recipe, settings | part("flow", split_prior=split))
+            for name, recipe, settings in (("glow", "glow", GLOW), ("realnvp", "realnvp", part("flow", width=64)))
+            for split in ("conditional", "unconditional")
+        ],
+    },
+    "norms": {
+        "fashion": [
+            Run(name, "bn_vae", part("coder", size=64, width=16, levels=3) | part("posterior", **posterior))
+            for name, posterior in {
+                "none": {"kind": "gaussian"},
+                "one-sided": {"kind": "one-sided"},
+                "two-sided, root mean square": {"kind": "two-sided"},
+                "two-sided, batch": {"kind": "two-sided", "deviations": "batch"},
+                "layer norm": {"kind": "layer-norm"},
+            }.items()
+        ],
+    },
     "published": {
         "cifar10": [
             Run("glow", "glow", part("flow", levels=3, depth=8, width=128)),
@@ -183,7 +218,7 @@ def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, f
     train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "eval_interval": 100}
     train |= {"eval_samples": 128, "accelerator": "cpu"}
     settings = flags("model", run.model) + flags("train", train)
-    return [*FVAE, "train", run.recipe, *source, "--out", str(folder), *settings]
+    return [*TRAIN, "train", run.recipe, *source, "--out", str(folder), *settings]
 
 
 def flags(group: str, values: dict[str, Any]) -> list[str]:
@@ -290,7 +325,7 @@ def main() -> None:
             for run in runs:
                 folder = out / f"seed{seed}" / re.sub(r"\W+", "_", run.name)
                 jobs.append((command(run, data, args.shared, folder, budget, seed), folder, budget))
-        write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[3:]]) + "\n" for words, _, _ in jobs))
+        write_text(out / "commands.txt", "".join(shlex.join(["fvae", *words[2:]]) + "\n" for words, _, _ in jobs))
         with ThreadPoolExecutor(args.workers) as pool:
             list(pool.map(lambda job: finish(*job), jobs))
         rows: dict[str, list[dict[str, float]]] = {}

@@ -83,6 +83,8 @@ class TrainSettings(Settings):
     """largest norm of the gradient of the loss, which is in bits/dim for images and in nats for tables and text"""
     flip: bool = False
     """images: mirror half of the training images, at random; bounds are those of images as they are"""
+    shift: int = Field(default=0, ge=0, le=100)
+    """images: move training images by up to so many pixels up or down and left or right, at random"""
     init: str = ""
     """a run whose weights this one begins from, where names and shapes are the same"""
     freeze: str = ""

@@ -115,8 +115,14 @@ class Images(Modality):
             hint = f": divide 8-bit values by {2 ** (8 - self.bits)} and round down" if high > most < 255 else hint
             raise InputError(f"expected 0 .. {most}, found {low:.6g} .. {high:.6g}{hint}")
 
-    def mirror(self, x: Tensor, which: Tensor) -> Tensor:
-        return torch.where(which[:, None, None, None], x.flip(-1), x)
+    def augment(self, x: Tensor, mirrored: Tensor, shifts: Tensor) -> Tensor:
+        """At the border, which a shift moves inwards, its pixels are repeated."""
+        h, w = x.shape[2:]
+        rows = (torch.arange(h, device=x.device) + shifts[:, :1]).clamp(0, h - 1)
+        columns = (torch.arange(w, device=x.device) + shifts[:, 1:]).clamp(0, w - 1)
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        sample, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
+        return x[sample[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
     def scaled(self, x: Tensor) -> Tensor:
         return to_unit(x, self.bits)

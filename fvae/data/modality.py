@@ -147,9 +147,9 @@ class Modality:
         """Preprocessed input on the scale of the networks, None where it has no scale."""
         return x
 
-    def mirror(self, x: Tensor, which: Tensor) -> Tensor:
-        """A batch x of which some samples, those where ``which`` (B,) is true, are mirrored; raises ``InputError``."""
-        raise InputError(f"expected images to mirror, found {self.noun}", "flip")
+    def augment(self, x: Tensor, mirrored: Tensor, shifts: Tensor) -> Tensor:
+        """A batch x with samples mirrored where ``mirrored`` (B,), and moved by ``shifts`` (B, 2) pixels: of images."""
+        raise NotImplementedError
 
     def amount(self, x: Tensor) -> int:
         """What the losses of batches are weighted by: samples, or tokens."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fvae.conditioners import BatchNorm
-from fvae.data import Modality, Samples, from_memory, hold_out, load_data
+from fvae.data import Images, Modality, Samples, from_memory, hold_out, load_data
 from fvae.data.files import argument_named
 from fvae.data.loading import warn_skipped
 from fvae.data.samples import digests
@@ -216,8 +216,9 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
         if kl is None:
             needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
             raise InputError(f"{needs}, found others", "free_nats_per_dim")
-    if settings.flip:
-        data.modality.mirror(torch.zeros(1, *data.shape), torch.ones(1, dtype=torch.bool))  # refused where it can't be
+    for name in ("flip", "shift"):
+        if getattr(settings, name) and not isinstance(data.modality, Images):
+            raise InputError(f"expected images, found {data.modality.noun}", name)
     frozen = {id(p) for name in settings.frozen for p in getattr(model, name).parameters()}
     if frozen and all(id(p) in frozen for p in model.parameters()):
         raise InputError("expected a part that is trained, found all of them frozen", "freeze")

@@ -175,10 +175,8 @@ class Trainer:
             self.schedule.select()
         self.optimizer.zero_grad()
         total, amount, found = 0.0, 0, []
-        if s.flip:
-            mirrored = torch.rand(s.batch_size, generator=generator, device=fabric.device) < 0.5
-            each = mirrored[fabric.global_rank :: fabric.world_size].chunk(len(parts))
-            parts = [(self.model.modality.mirror(x, which), y) for (x, y), which in zip(parts, each, strict=True)]
+        if s.flip or s.shift:
+            parts = self.augmented(parts, generator)
         for k, ((x, y), noise) in enumerate(zip(parts, u.chunk(len(parts)), strict=True)):
             with fabric.no_backward_sync(self.module, enabled=k < len(parts) - 1):
                 with torch.autocast(fabric.device.type, torch.bfloat16, enabled=s.precision == "bf16-mixed"):
@@ -193,6 +191,17 @@ class Trainer:
         self.update()
         if s.aggressive:
             self.schedule.after(total, amount)
+
+    def augmented(self, parts: Sequence[Batch], generator: torch.Generator) -> list[Batch]:
+        """The batch's parts with their samples mirrored and shifted at random, as the settings have it."""
+        s, fabric, found = self.settings, self.fabric, []
+        mirrored = torch.rand(s.batch_size, generator=generator, device=fabric.device) < (0.5 if s.flip else 0)
+        shape = (s.batch_size, 2)
+        shifts = torch.randint(-s.shift, s.shift + 1, shape, generator=generator, device=fabric.device)
+        each = (a[fabric.global_rank :: fabric.world_size].chunk(len(parts)) for a in (mirrored, shifts))
+        for (x, y), *chosen in zip(parts, *each, strict=True):
+            found.append((self.model.modality.augment(x, *chosen), y))
+        return found
 
     def loss(self, terms: Terms) -> torch.Tensor:
         """The objective, with this step's weight of the rate and with the free nats."""

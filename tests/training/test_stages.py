@@ -1,9 +1,10 @@
-"""A model that is trained in stages: from another one's weights, with parts that are not trained; mirrored images."""
+"""A model that is trained in stages: from the weights of another, with parts that are not trained; moved images."""
 
 import numpy as np
 import pytest
 import torch
 
+import fvae
 from fvae import fit, recipes
 from fvae.recipes import NICE, FlowDecoder, Glow, Grid, Noise
 from fvae.runs.config import read_config
@@ -52,8 +53,32 @@ def test_half_of_the_images_are_mirrored():
     fit(recipes.glow((1, 8, 8), flow=Glow(levels=1, depth=1, width=8)), x, **QUICK, flip=True, callbacks=[Look()])
     left = torch.cat(seen)[..., 0].flatten(1).any(1)
     assert 0.3 < left.float().mean() < 0.7
-    with pytest.raises(ValueError, match=r"^flip: expected images to mirror, found rows$"):
+    with pytest.raises(ValueError, match=r"^flip: expected images, found rows$"):
         fit(recipes.realnvp((4,)), np.random.default_rng(0).normal(size=(60, 4)), **QUICK, flip=True)
+
+
+def test_images_are_shifted_and_their_borders_repeated():
+    """As numpy pads and cuts, and mirrored before that; a training shifts by up to the setting."""
+    x = torch.arange(3 * 2 * 5 * 6).reshape(3, 2, 5, 6)
+    mirrored, shifts = torch.tensor([False, True, False]), torch.tensor([[0, 0], [2, -1], [-3, 2]])
+    found = fvae.data.Images((2, 5, 6)).augment(x, mirrored, shifts)
+    for image, flip, (dy, dx), got in zip(x, mirrored, shifts.tolist(), found, strict=True):
+        padded = np.pad(image.numpy(), ((0, 0), (3, 3), (3, 3)), mode="edge")
+        cut = padded[:, 3 + dy : 8 + dy, 3 + dx : 9 + dx]
+        assert np.array_equal(got, cut[..., ::-1] if flip else cut)
+    seen = []
+
+    class Look(Callback):
+        def on_start(self, trainer):
+            trainer.model.register_forward_pre_hook(lambda model, args: seen.append(args[0].clone()))
+
+    x = np.zeros((40, 1, 8, 8), dtype=np.uint8)
+    x[..., 4, 4] = np.arange(100, 140)[:, None]
+    fit(recipes.glow((1, 8, 8), flow=Glow(levels=1, depth=1, width=8)), x, **QUICK, shift=2, callbacks=[Look()])
+    places = {tuple(place) for place in torch.cat(seen)[:, 0].nonzero()[:, 1:].tolist()}
+    assert places == {(i, j) for i in range(2, 7) for j in range(2, 7)}
+    with pytest.raises(ValueError, match=r"^shift: expected images, found rows$"):
+        fit(recipes.realnvp((4,)), np.random.default_rng(0).normal(size=(60, 4)), **QUICK, shift=1)
 
 
 def test_the_posterior_s_deviation_is_reported():
