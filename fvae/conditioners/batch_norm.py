@@ -96,6 +96,7 @@ class OneSidedBatchNorm(nn.Module):
     """
 
     gamma: Tensor
+    settings = ("gamma",)  # that no other model's weights change
 
     def __init__(self, net: nn.Module, d: int, gamma: float):
         super().__init__()
@@ -105,6 +106,7 @@ class OneSidedBatchNorm(nn.Module):
         self.register_buffer("gamma", torch.tensor(float(gamma)))
         # of d / 2 (gamma^2 + s - log s - 1), s = E std^2: above gamma^2 / 2 whatever the deviations
         self.rate_floor = d * gamma**2 / 2
+        self.least_variance = gamma**2  # of the codes of all data, above which a prior N(0, I) is missed
 
     def forward(self, *cond) -> Pair:
         mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))

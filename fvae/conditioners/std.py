@@ -22,6 +22,7 @@ class SharedStd(nn.Module):
 
     log_std: Tensor
     weight_decay = False
+    settings = ("log_std",)  # that no other model's weights change where it is a buffer
 
     def __init__(
         self,

@@ -209,6 +209,10 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     if settings.aggressive and not (len(model.latent) == 1 and has_gaussian_posterior(model, data)):
         needs = "expected a Gaussian posterior of a flat latent, as vae, bn_vae and text_vae have"
         raise InputError(f"{needs}, found another", "aggressive")
+    variance = max((getattr(m, "least_variance", 0.0) for m in model.posterior.modules()), default=0.0)
+    if variance >= 1 and getattr(model.prior, "translation", False):
+        text = f"the codes have a variance above {variance:.3g}, and the prior has 1, whose samples will miss them"
+        warnings.warn(f"posterior.gamma: {text}; take less than 1, or a flow as the prior", stacklevel=3)
     if settings.free_nats_per_dim:
         x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
         with torch.no_grad():
@@ -252,12 +256,28 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
     weights = {name: w for name, w in other.state_dict().items() if name in ours and ours[name].shape == w.shape}
     if not weights:
         raise InputError("expected a model with weights in common with this one, found none", "init")
+    for name in buffers_of_settings(model) & weights.keys():
+        if name.split(".")[0] not in settings.frozen:
+            del weights[name]
+        elif not torch.equal(ours[name].cpu(), weights[name].cpu()):
+            raise InputError(
+                f"expected frozen parts with the settings of that model, {name} differs", "init"
+            )
     for part in settings.frozen:
         if missing := [n for n in ours if n.startswith(f"{part}.") and n not in weights]:
             raise InputError(f"expected all weights of the frozen {part}, found none that fit {missing[0]}", "init")
     model.load_state_dict(weights, strict=False)
     begin(model, data, settings)  # what is new is fitted to what is known, which this sets anew
     model.load_state_dict(weights, strict=False)
+
+
+def buffers_of_settings(model: LatentModel) -> set[str]:
+    """The names of the buffers that hold a setting, as a fixed sigma."""
+    found = set()
+    for path, module in model.named_modules():
+        held = dict(module.named_buffers(recurse=False))
+        found |= {f"{path}.{name}" for name in getattr(module, "settings", ()) if name in held}
+    return found
 
 
 @torch.no_grad()

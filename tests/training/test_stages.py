@@ -6,7 +6,7 @@ import torch
 
 import fvae
 from fvae import fit, recipes
-from fvae.recipes import NICE, FlowDecoder, Glow, Grid, Noise
+from fvae.recipes import NICE, FlowDecoder, Glow, Grid, Noise, OneSided, Strided
 from fvae.runs.config import read_config
 from fvae.training import Callback
 
@@ -38,6 +38,28 @@ def test_a_training_begins_from_the_weights_of_another():
         fit(wider, x, init=first, freeze="posterior", **QUICK)
     with pytest.raises(ValueError, match=r"^freeze: expected parts of posterior, decoder, prior, found encoder$"):
         fit(second, x, freeze="encoder", **QUICK)
+
+
+def test_what_a_setting_fixes_is_not_taken_from_the_weights_of_another():
+    """gamma, a fixed sigma: those of the new model, unless their part is frozen; then they must be the same."""
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    made = {"coder": Strided(size=2, width=8), "flow": Glow(depth=1, width=8)}
+
+    def model(**parts):
+        return recipes.vae((4,), **made | parts)
+
+    for name, posterior, other in (
+        ("posterior.conditioner.gamma", OneSided(gamma=0.5), OneSided(gamma=0.7)),
+        ("posterior.conditioner.log_std", Noise(sigma=0.2, std="fixed"), Noise(sigma=0.3, std="fixed")),
+    ):
+        first, second = model(posterior=posterior), model(posterior=other)
+        fit(first, x, **QUICK)
+        given = second.state_dict()[name].clone()
+        fit(second, x, init=first, **QUICK)
+        assert torch.equal(second.state_dict()[name], given), name
+        with pytest.raises(ValueError, match=rf"^init: expected frozen parts .* {name}\S* differs$"):
+            fit(model(posterior=other), x, init=first, freeze="posterior", **QUICK)
+        fit(model(posterior=posterior), x, init=first, freeze="posterior", **QUICK)
 
 
 def test_half_of_the_images_are_mirrored():
