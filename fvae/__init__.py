@@ -22,15 +22,16 @@ HOMES = {
     "data": ("Samples", "read_data"),
     "errors": ("InputError", "MachineError"),
     "interpolation": ("interpolate",),
-    "model": ("LatentModel", "Terms"),
+    "model": ("LatentModel",),
     "recipes": (
         *("BernoulliDecoder", "FlowDecoder", "FlowPosterior", "GaussianDecoder", "GaussianPosterior", "Glow", "Grid"),
-        *("Identity", "LSTM", "LayerNormalized", "NICE", "NoFlow", "Noise", "OneSided", "RealNVP", "Squeezing"),
-        *("Strided", "TextEncoder", "Transformer", "TwoSided"),
+        *("Identity", "LSTM", "LatentDecoder", "LayerNormalized", "NICE", "NoFlow", "Noise", "OneSided", "RealNVP"),
+        *("Squeezing", "Strided", "TextEncoder", "Transformer", "TwoSided"),
     ),
     "runs": ("load", "save"),
     "settings": ("DataSettings", "TrainSettings"),
     "statistics": ("initialize",),
+    "terms": ("Terms",),
     "training": ("fit",),
 }
 HOME = {name: module for module, names in HOMES.items() for name in names}

@@ -7,7 +7,6 @@ from fvae.errors import InputError as InputError
 from fvae.errors import MachineError as MachineError
 from fvae.interpolation import interpolate as interpolate
 from fvae.model import LatentModel as LatentModel
-from fvae.model import Terms as Terms
 from fvae.recipes import LSTM as LSTM
 from fvae.recipes import NICE as NICE
 from fvae.recipes import BernoulliDecoder as BernoulliDecoder
@@ -18,6 +17,7 @@ from fvae.recipes import GaussianPosterior as GaussianPosterior
 from fvae.recipes import Glow as Glow
 from fvae.recipes import Grid as Grid
 from fvae.recipes import Identity as Identity
+from fvae.recipes import LatentDecoder as LatentDecoder
 from fvae.recipes import LayerNormalized as LayerNormalized
 from fvae.recipes import NoFlow as NoFlow
 from fvae.recipes import Noise as Noise
@@ -33,6 +33,7 @@ from fvae.runs import save as save
 from fvae.settings import DataSettings as DataSettings
 from fvae.settings import TrainSettings as TrainSettings
 from fvae.statistics import initialize as initialize
+from fvae.terms import Terms as Terms
 from fvae.training import fit as fit
 
 __version__: str

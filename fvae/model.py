@@ -13,63 +13,21 @@ With Kingma & Welling's letters q(z|x) is the posterior, here the law of F_x(u),
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fvae.conditioners import mean_over_processes
 from fvae.conditioners.base import declared
 from fvae.data.files import argument_named
 from fvae.data.modality import Modality
 from fvae.density import log_normal, mean_log_normal, total, without_nan
 from fvae.errors import InputError
 from fvae.flows import Chain
+from fvae.terms import Terms
 from fvae.transforms import Affine
 
 MAX_TEMPERATURE = 100.0  # of samples
-
-
-class Terms(NamedTuple):
-    """The four terms of the objective, in nats, each (B,).
-
-    Example:
-        >>> terms = fvae.recipes.vae((4,))(torch.randn(8, 4))
-        >>> torch.allclose(terms.loss(), (terms.rate + terms.distortion).mean())
-        True
-    """
-
-    log_u: Tensor  # log N(u; 0, I)
-    log_det: Tensor  # log |det dF_x(u)/du|
-    log_x: Tensor  # log p(x|z)
-    log_z: Tensor  # log p(z|y): log N(e) + log |det| of the prior
-    kl: Tensor | None = None  # (B, d): the rate by dimension, where posterior and prior are both Gaussian
-
-    @property
-    def rate(self) -> Tensor:
-        """log q(z|x) - log p(z|y): what z costs; its mean over u is KL(q(z|x) || p(z|y))."""
-        return self.log_u - self.log_det - self.log_z
-
-    @property
-    def distortion(self) -> Tensor:
-        """-log p(x|z): what x costs once z is known."""
-        return -self.log_x
-
-    def loss(self, beta: float = 1.0, free_nats: float = 0.0, free_nats_per_dim: float = 0.0) -> Tensor:
-        """Mean over the batch of distortion + beta rate: a scalar, nats a sample.
-
-        With free nats, the rate counts as at least that much, so that nothing is gained by a rate below it: of the
-        whole mean, or of each dimension's (free bits; Kingma et al., 2016). Raises ``ValueError`` for
-        ``free_nats_per_dim`` where the rate has no parts.
-        """
-        rate = self.rate.mean()
-        if free_nats_per_dim:
-            if self.kl is None:
-                raise ValueError(
-                    "free_nats_per_dim: expected a Gaussian posterior and prior, whose rate has a part a dimension"
-                )
-            rate = mean_over_processes(self.kl.mean(0)).clamp(min=free_nats_per_dim).sum()
-        return self.distortion.mean() + beta * (mean_over_processes(rate).clamp(min=free_nats) if free_nats else rate)
 
 
 class LatentModel(nn.Module):
@@ -120,7 +78,7 @@ class LatentModel(nn.Module):
         self.shape, self.latent, self.config = tuple(shape), tuple(latent), {}
         self.modality = Modality(self.shape) if modality is None else modality
         self.posterior_noise = getattr(posterior, "noise_shape", self.latent)
-        self.decoder_noise = getattr(decoder, "noise_shape", None)  # of a decoder that dequantizes
+        self.decoder_noise = getattr(decoder, "noise_shape", None)  # of a decoder that draws some
         values = math.prod(self.posterior_noise) + math.prod(self.decoder_noise or (0,))
         self.noise_shape = self.posterior_noise if self.decoder_noise is None else (values,)
         self.classes, self.context = declared(self, "classes"), declared(self, "context")
@@ -145,26 +103,42 @@ class LatentModel(nn.Module):
         x, volume = self.preprocess(x)
         gaussian, pairs = self.gaussian_of(x, y), [self.split_noise(u) for u in us]
         if gaussian is None:
-            return [self.terms(x, y, volume, u, *self.posterior(u, self.condition(x, y)), **v) for u, v in pairs]
+            return [self.terms(x, y, volume, u, v, *self.posterior(u, self.condition(x, y))) for u, v in pairs]
         mean, log_std = (a.expand_as(pairs[0][0]) for a in gaussian)
-        log_det = total(log_std)
-        found = [self.terms(x, y, volume, u, Affine()(u, mean, log_std)[0], log_det, **v) for u, v in pairs]
-        if not getattr(self.prior, "translation", False):
-            return found
-        e = self.prior(mean, y)[0]
-        kl = 0.5 * (e.square() + (torch.exp(2 * log_std) - 2 * log_std - 1).flatten(1))
-        if sampled:
-            return [t._replace(kl=kl) for t in found]
-        log_u = torch.full_like(found[0].log_u, mean_log_normal(e[0].numel()))
-        return [t._replace(log_u=log_u, log_z=log_u - t.log_det - total(kl), kl=kl) for t in found]
+        log_det, kl = total(log_std), None
+        if getattr(self.prior, "translation", False):
+            e = self.prior(mean, y)[0]
+            kl = 0.5 * (e.square() + (torch.exp(2 * log_std) - 2 * log_std - 1).flatten(1))
+        paths = [(u, v, Affine()(u, mean, log_std)[0]) for u, v in pairs]
+        return [self.terms(x, y, volume, u, v, z, log_det, kl, sampled) for u, v, z in paths]
 
     def terms(
-        self, x: Tensor, y: Tensor | None, volume: Tensor, u: Tensor, z: Tensor, log_det: Tensor, **noise: Tensor
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        volume: Tensor,
+        u: Tensor,
+        noise: dict[str, Tensor],
+        z: Tensor,
+        log_det: Tensor,
+        kl: Tensor | None = None,
+        sampled: bool = False,
     ) -> Terms:
-        """The four terms of one path, u to z to e."""
-        e, log_det_prior = self.prior(z, y)
-        log_x = self.decoder(x, z, *self.decoder_condition(y), **noise)
-        return Terms(log_normal(u), log_det, log_x + volume, log_normal(e) + log_det_prior)
+        """The terms of one path, u to z to e, with those of the decoder's own latent where it has one.
+
+        ``noise`` is what the decoder draws; ``kl`` the rate by dimension where it is known, and the sampled one is not
+        wanted.
+        """
+        if kl is None or sampled:
+            e, log_det_prior = self.prior(z, y)
+            log_u, log_z = log_normal(u), log_normal(e) + log_det_prior
+        else:
+            log_u = torch.full_like(log_det, mean_log_normal(kl.shape[1]))
+            log_z = log_u - log_det - total(kl)
+        found = self.decoder(x, z, *self.decoder_condition(y), **noise)
+        if isinstance(found, Terms):
+            return Terms(log_u, log_det, volume, log_z).given(found)
+        return Terms(log_u, log_det, found + volume, log_z, kl)
 
     # What the parts are conditioned on
 
@@ -328,7 +302,7 @@ class LatentModel(nn.Module):
             if not 0 <= decoder_temperature <= MAX_TEMPERATURE or not draws:
                 expected = f"0 to {MAX_TEMPERATURE:g}" if draws else "0, of a decoder of means"
                 raise InputError(f"expected {expected}, found {decoder_temperature:g}", "decoder_temperature")
-            noise = self.normal(len(e), self.shape, generator)
+            noise = self.normal(len(e), self.decoder_noise or self.shape, generator)
             x = self.decoder.draw(z, *self.decoder_condition(y), noise=decoder_temperature * noise)
         else:
             x = self.decoder.mean(z, *self.decoder_condition(y))

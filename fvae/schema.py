@@ -70,20 +70,33 @@ class Part(Settings):
     def choose(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
         value = {"kind": value} if isinstance(value, str) else value
         if not isinstance(value, dict) or ("kind" not in value and cls.kind):
-            return handler(value)
+            return handler(cls.with_parts(value))
         known, kind = cls.choices(), value.get("kind")
         if kind not in known:
             raise ValueError(f"expected one of {', '.join(known)}, found {kind}")
         settings = {k: v for k, v in value.items() if k != "kind"}
         if known[kind] is cls:
-            return handler(settings)
+            return handler(cls.with_parts(settings))
         return known[kind].model_validate(settings, strict=False if info.context else None, context=info.context)
+
+    @classmethod
+    def with_parts(cls, value: Any) -> Any:
+        """Settings of this part, whose own parts begin from the defaults that this one has for them."""
+        if not isinstance(value, dict):
+            return value
+        parts = {name: field.default for name, field in cls.model_fields.items() if isinstance(field.default, Part)}
+        return value | {name: default.completed(value[name]) for name, default in parts.items() if name in value}
 
     def completed(self, value: Any) -> Any:
         """Settings of a part of this kind, as some of them change these; those of another kind as they are."""
         value = {"kind": value} if isinstance(value, str) else value
-        same = isinstance(value, dict) and value.get("kind", self.kind) == self.kind
-        return self.model_dump() | value if same else value
+        if not isinstance(value, dict) or value.get("kind", self.kind) != self.kind:
+            return value
+        parts = {name: getattr(self, name) for name in type(self).model_fields if name in value}
+        return self.model_dump() | {
+            name: parts[name].completed(given) if isinstance(parts.get(name), Part) else given
+            for name, given in value.items()
+        }
 
     @model_serializer(mode="wrap")
     def with_kind(self, handler: Any) -> dict[str, Any]:

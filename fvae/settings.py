@@ -88,7 +88,8 @@ class TrainSettings(Settings):
     init: str = ""
     """a run whose weights this one begins from, where names and shapes are the same"""
     freeze: str = ""
-    """parts of the model that are not trained, of posterior, decoder and prior, with commas between them"""
+    """parts of the model that are not trained, of posterior, decoder and prior, or modules in these by their names, as
+    `decoder.conditioner`, with commas between them"""
     beta: NonNegative = 1.0
     """weight of the rate in the loss; figures are always reported at 1"""
     anneal: Literal["none", "linear", "cyclical"] = "none"
@@ -146,8 +147,9 @@ class TrainSettings(Settings):
             raise ValueError(
                 "reversible: expected false with compile, since a graph cannot run a step backwards, found true"
             )
-        if unknown := set(self.frozen) - {"posterior", "decoder", "prior"}:
-            raise ValueError(f"freeze: expected parts of posterior, decoder, prior, found {sorted(unknown)[0]}")
+        for name in self.frozen:
+            if name.split(".")[0] not in ("posterior", "decoder", "prior"):
+                raise ValueError(f"freeze: expected parts of posterior, decoder, prior, found {name}")
         if self.aggressive and world > 1:
             raise ValueError(
                 f"aggressive: expected 1 device, whose loss says which part is trained next, found {world}"

@@ -31,7 +31,8 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
             hooks.enter_context(norm.register_forward_pre_hook(lambda flow, args: flow.fit(args[0])))
         model(x, y)
     if isinstance(model, LatentModel):
-        for layer in (m for m in model.decoder.modules() if isinstance(m, StartsAtMean)):
+        generator = getattr(model.decoder, "conditioner", model.decoder)  # a decoder inside it makes differences
+        for layer in (m for m in generator.modules() if isinstance(m, StartsAtMean)):
             layer.fit(model.modality.scaled(x))
         model.initialized = True
 

@@ -74,7 +74,8 @@ def make(recipe: str, shape: tuple[int, ...], **extra: Any) -> LatentModel:
 CHANNELS, NETWORK, OPTIMAL = {"std": "channel"}, {"std": "network", "normalize": True}, {"std": "optimal"}
 DENSITY = {"likelihood": "density"}
 GRID = {"kind": "grid", "channels": 4, "width": 8, "levels": 1}
-FLOW_DECODER = {"kind": "flow", "levels": 2, "depth": 1, "width": 8, "features": 4}
+FLOW_DECODER = {"kind": "flow", "flow": {"levels": 2, "depth": 1, "width": 8}, "features": 4}
+LATENT_DECODER = {"kind": "latent", "coder": GRID, "flow": {"levels": 1, "depth": 2, "width": 8}, "features": 4}
 TABLE = [
     row("nice", GREY),
     row("nice", GREY, classes=3, bits=3),
@@ -127,6 +128,9 @@ TABLE = [
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),
     row("f_vae_reduced", COLOR, coder=GRID, flow=FLOW | {"kind": "glow"}, decoder=FLOW_DECODER, bits=5),
     row("vae", GREY, decoder=FLOW_DECODER, classes=2),
+    row("vae", GREY, decoder=LATENT_DECODER),
+    row("f_vae_reduced", COLOR, coder=GRID | {"levels": 2}, flow=FLOW | {"kind": "glow"}, decoder=LATENT_DECODER),
+    row("vae", COLOR, decoder=LATENT_DECODER | {"decoder": FLOW_DECODER}, classes=2, bits=5),
     row("f_vae_reduced", COLOR, coder=GRID | {"upsampling": "shuffle"}, flow=FLOW | {"kind": "glow"}),
     row("f_vae_reduced", VECTOR, coder={"size": 3}, posterior={"std": "network"}, decoder=OPTIMAL),
 ]

@@ -1,6 +1,5 @@
 """``fvae train``: a recipe on data into a run folder."""
 
-import argparse
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from fvae.cli.memory import keep_freed_memory
-from fvae.cli.model_flags import add_model_flags, merged, old_settings
+from fvae.cli.model_flags import add_model_flags, chosen, merged, old_settings, values_of
 from fvae.cli.parser import Parser, table
 from fvae.cli.run_data import say_trivial
 from fvae.cli.training_log import TrainingLog
@@ -118,11 +117,9 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
             content["model"] = renamed(recipe, content["model"])
         tables |= {name: merged(tables[name], content[name]) for name in tables}
     argv, old = old_settings(recipe, argv, make.settings.model_fields)
-    given = {name: values_of(argv, f"--model.{name}", f"--model.{name}.kind") for name in make.settings.model_fields}
-    kinds = {name: values[-1] for name, values in given.items() if values}
     tables["model"] = merged(tables["model"], old)
-    description = (make.__doc__ or "").partition("Example:")[0].strip()
-    add_arguments(parser, recipe, description, make.settings.model_fields, merged(tables["model"], kinds))
+    fields, description = make.settings.model_fields, (make.__doc__ or "").partition("Example:")[0].strip()
+    add_arguments(parser, recipe, description, fields, chosen(fields, tables["model"], argv))
     return recipe, parser.parse(argv), configs, tables
 
 
@@ -164,13 +161,6 @@ def settings_of(
                 raise InputError(f"{', '.join(map(str, configs))}: {name}: {error.message}") from None
             raise InputError(error.message, name) from None
     return found[0], found[1], {name: getattr(found[2], name) for name in found[2].model_fields_set}
-
-
-def values_of(argv: list[str], *flags: str) -> list[str]:
-    """The values of an argument, by the names of its flag, before the others can be parsed."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument(*flags, dest="values", action="append", nargs="?", default=[])
-    return [value for value in first.parse_known_args(argv)[0].values if value is not None]
 
 
 def text_of_run(out: Path, max_length: int) -> Modality | None:

@@ -9,3 +9,4 @@ from fvae.decoders.exact import Exact, ExactBins
 from fvae.decoders.flow import ConditionalFlow
 from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian
 from fvae.decoders.language import AdaptiveSoftmax, LanguageModel, Softmax
+from fvae.decoders.latent import ConditionalLatent, WithImage

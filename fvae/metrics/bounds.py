@@ -13,7 +13,8 @@ from torch import Tensor
 from fvae.data import Samples
 from fvae.density import total, without_nan
 from fvae.errors import InputError
-from fvae.model import LatentModel, Terms, importance_bound
+from fvae.model import LatentModel, importance_bound
+from fvae.terms import Terms
 
 
 class Bounds(NamedTuple):

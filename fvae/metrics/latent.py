@@ -14,6 +14,7 @@ from fvae.data.samples import Samples
 from fvae.density import LOG_2PI, log_normal, total
 from fvae.metrics.bounds import batches, for_scoring
 from fvae.model import LatentModel
+from fvae.terms import log_likelihood
 from fvae.transforms import Affine
 
 ACTIVE_VARIANCE = 0.01  # of a posterior mean over the data, above which a unit is active
@@ -67,7 +68,7 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     for x, y in batches(model, data, batch_size):
         which, x = slice(end, end + len(x)), model.preprocess(x)[0]
         given, noise = model.decoder_condition(y), model.split_noise(model.noise(len(x), generator))[1]
-        own, other = (model.decoder(x, part[which], *given, **noise) for part in (z, shuffled))
+        own, other = (log_likelihood(model.decoder(x, part[which], *given, **noise)) for part in (z, shuffled))
         gap += float((own - other).sum())
         end += len(x)
     mean, log_std, z = (a.flatten(1).cpu().double() for a in (mean, log_std, z))

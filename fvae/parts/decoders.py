@@ -6,12 +6,22 @@ from pydantic import model_validator
 from torch import nn
 
 from fvae.conditioners import OptimalStd, SharedStd, by_channel
-from fvae.decoders import Bernoulli, ConditionalFlow, DequantizedGaussian, DiscretizedGaussian, Gaussian
+from fvae.decoders import (
+    Bernoulli,
+    ConditionalFlow,
+    ConditionalLatent,
+    DequantizedGaussian,
+    DiscretizedGaussian,
+    Gaussian,
+    WithImage,
+)
 from fvae.errors import InputError
 from fvae.networks.by_shape import Shape
 from fvae.networks.conv import Pyramid
-from fvae.parts.flows import Glow
-from fvae.schema import Depth, NonNegative, Part, Positive, Width
+from fvae.parts.coders import Grid
+from fvae.parts.flows import FlowPart, Glow
+from fvae.parts.posteriors import Noise, Posterior
+from fvae.schema import NonNegative, Part, Positive, Width
 
 
 class Decoder(Part):
@@ -81,24 +91,20 @@ class BernoulliDecoder(Decoder, kind="bernoulli"):
 
 
 class FlowDecoder(Decoder, kind="flow"):
-    """A conditional Glow about G(z), with the exact density of dequantized images (images only).
+    """A conditional flow about G(z), a density of dequantized images (images only).
 
     A decoder as strong as this one needs no latent from the start: train the model with a Gaussian decoder, then begin
     from its weights (``init``) with this one and the posterior and prior frozen (``freeze``).
 
     Example:
-        >>> decoder = fvae.FlowDecoder(levels=2, depth=1, width=8, features=4)
+        >>> decoder = fvae.FlowDecoder(flow=fvae.Glow(levels=2, depth=1, width=8), features=4)
         >>> model = fvae.recipes.f_vae_reduced((3, 16, 16), coder=fvae.Grid(channels=4, width=8), decoder=decoder)
         >>> model.sample(2, temperature=0.8, decoder_temperature=0.6).shape
         torch.Size([2, 3, 16, 16])
     """
 
-    levels: Depth = 2
-    """scales; half of the channels leave after each"""
-    depth: Depth = 4
-    """steps a level"""
-    width: Width = 64
-    """hidden channels of the couplings' networks"""
+    flow: FlowPart = Glow(levels=2, depth=4, width=64)
+    """of the difference to G(z), given features of z"""
     features: Width = 32
     """channels of the features of z that the couplings see, at each scale"""
     sigma: Positive = 0.2
@@ -107,11 +113,59 @@ class FlowDecoder(Decoder, kind="flow"):
     """learning rate of sigma, in units of the networks'"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> ConditionalFlow:
-        flow = Glow(levels=self.levels, depth=self.depth, width=self.width)
-        if not bits or flow.padded(shape) != shape:
-            expected = f"expected images whose height and width are multiples of {2**self.levels}"
+        density, levels = self.flow.conditional(shape, self.features)
+        if not bits or self.flow.padded(shape) != shape:
+            expected = f"expected images whose height and width are multiples of {2**levels}"
             raise InputError(f"{expected}, found {' x '.join(map(str, shape))}", "decoder")
         conditioner = SharedStd(generator, self.sigma, True, self.lr_scale, name="sigma_2")
-        density, levels = flow.conditional(shape, self.features)
         features = Pyramid(shape[0], latent[0], self.features, levels)
         return ConditionalFlow(conditioner, density, features, shape, bits)
+
+
+class LatentDecoder(Decoder, kind="latent"):
+    """A second latent on a finer grid, given the first, with an encoder and a flow of its own (images only).
+
+    What the finer latent needn't say is what G makes of the first one, if that was there before: train the model with a
+    Gaussian decoder, then begin from its weights (``init``) with this one, and freeze the posterior and
+    ``decoder.conditioner``. ``decoder`` is that of an image given both latents.
+
+    Example:
+        >>> decoder = fvae.LatentDecoder(coder=fvae.Grid(channels=4, levels=1, width=8), flow=fvae.Glow(levels=1))
+        >>> model = fvae.recipes.f_vae_reduced((3, 16, 16), coder=fvae.Grid(channels=4, width=8), decoder=decoder)
+        >>> model.sample(2, temperature=0.8, decoder_temperature=0.8).shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    coder: Grid = Grid(levels=2, upsampling="shuffle")
+    """the networks between an image and the finer latent"""
+    posterior: Posterior = Noise(sigma=0.2, std="fixed", normalize=True)
+    """of the finer latent"""
+    flow: FlowPart = Glow(levels=2, depth=6, width=96)
+    """the density of the finer latent given the first"""
+    features: Width = 32
+    """channels of the features of z that the couplings see, at each scale"""
+    decoder: Decoder = GaussianDecoder(sigma=0.1)
+    """of an image given both latents"""
+    sigma: Positive = 0.2
+    """the scale of the difference to G(z) at the start, on [-1, 1] images"""
+
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> ConditionalLatent:
+        multiple = 2 ** (self.coder.levels + getattr(self.flow, "levels", 0))
+        if not bits or any(side % multiple for side in shape[1:]):
+            expected = f"expected images whose height and width are multiples of {multiple}"
+            raise InputError(f"{expected}, found {' x '.join(map(str, shape))}", "decoder")
+        fine, factor = self.coder.latent(shape), 2**self.coder.levels
+        encoder = self.coder.encoder((2 * shape[0], *shape[1:]), self.posterior.outputs)
+        small = shape[0] * factor**2
+        given = self.coder.model_copy(update={"channels": small + latent[0] + fine[0]})
+        inner = WithImage(given.generator(shape), shape[0], factor)
+        prior, levels = self.flow.conditional(fine, self.features)
+        return ConditionalLatent(
+            SharedStd(generator, self.sigma, name="sigma_coarse"),
+            self.posterior.build(encoder, fine, None),
+            prior,
+            Pyramid(small, latent[0], self.features, levels),
+            self.decoder.build(inner, given.latent(shape), shape, bits),
+            fine,
+            bits,
+        )

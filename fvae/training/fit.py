@@ -223,7 +223,10 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     for name in ("flip", "shift"):
         if getattr(settings, name) and not isinstance(data.modality, Images):
             raise InputError(f"expected images, found {data.modality.noun}", name)
-    frozen = {id(p) for name in settings.frozen for p in getattr(model, name).parameters()}
+    for name in settings.frozen:
+        if name not in dict(model.named_modules()):
+            raise InputError(f"expected the name of a module of the model, found {name}", "freeze")
+    frozen = {id(p) for name in settings.frozen for p in model.get_submodule(name).parameters()}
     if frozen and all(id(p) in frozen for p in model.parameters()):
         raise InputError("expected a part that is trained, found all of them frozen", "freeze")
     if frozen and settings.aggressive:
@@ -257,12 +260,10 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
     if not weights:
         raise InputError("expected a model with weights in common with this one, found none", "init")
     for name in buffers_of_settings(model) & weights.keys():
-        if name.split(".")[0] not in settings.frozen:
+        if not any(name.startswith(f"{part}.") for part in settings.frozen):
             del weights[name]
         elif not torch.equal(ours[name].cpu(), weights[name].cpu()):
-            raise InputError(
-                f"expected frozen parts with the settings of that model, {name} differs", "init"
-            )
+            raise InputError(f"expected frozen parts with the settings of that model, {name} differs", "init")
     for part in settings.frozen:
         if missing := [n for n in ours if n.startswith(f"{part}.") and n not in weights]:
             raise InputError(f"expected all weights of the frozen {part}, found none that fit {missing[0]}", "init")

@@ -23,10 +23,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.metrics import batches, bounds, latent_information, summary
-from fvae.model import LatentModel, Terms
+from fvae.model import LatentModel
 from fvae.runs.model import check_fit
 from fvae.settings import TrainSettings
 from fvae.statistics import fit_statistics
+from fvae.terms import Terms
 from fvae.training.aggressive import AggressiveSchedule
 from fvae.training.loader import Batch, Loader, Sampler, mixed_seed
 from fvae.training.optimization import average_decay, learning_rate, parameter_groups, rate_weight
@@ -129,7 +130,7 @@ class Trainer:
     @property
     def frozen(self) -> list[nn.Module]:
         """The parts that are not trained."""
-        return [getattr(self.model, name) for name in self.settings.frozen]
+        return [self.model.get_submodule(name) for name in self.settings.frozen]
 
     def train_mode(self) -> None:
         """The model in training mode, its frozen parts in evaluation mode, with the statistics that they have."""
@@ -267,7 +268,7 @@ class Trainer:
         """Set the statistics that the averaged weights are evaluated with."""
         n = min(len(self.data), STATISTICS)
         parts = math.ceil(n / 512)  # of equal size, so that each counts alike
-        kept = [getattr(self.average, name) for name in self.settings.frozen]
+        kept = [self.average.get_submodule(name) for name in self.settings.frozen]
         fit_statistics(self.average, batches(self.average, self.data.spread(n - n % parts), n // parts), kept)
 
     def average_losses(self) -> None:

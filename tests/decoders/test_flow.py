@@ -11,14 +11,14 @@ from torch.distributions import Normal
 from fvae.networks.conv import ToImages
 from fvae.networks.residual import zeroed
 from fvae.parts.decoders import FlowDecoder
-from fvae.recipes import Grid, f_vae_reduced
+from fvae.recipes import Glow, Grid, f_vae_reduced
 
 SHAPE = (2, 8, 4)
 
 
 @pytest.fixture
 def model(float64):
-    settings = FlowDecoder(levels=2, depth=2, width=6, features=3)
+    settings = FlowDecoder(flow=Glow(levels=2, depth=2, width=6), features=3)
     made = f_vae_reduced(SHAPE, coder=Grid(channels=4, levels=1, width=4), flow="none", decoder=settings, bits=3)
     return perturb(made, 0.2).eval()
 

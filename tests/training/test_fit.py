@@ -386,9 +386,7 @@ def test_time_budget_ends_the_run_and_is_kept_across_sessions(tmp_path):
 def test_a_gamma_that_forces_holes_is_warned_of():
     """Where the prior is N(0, I), and of a gamma of 1 or more; a flow can learn the codes' variance."""
     settings = {"steps": 2, **QUICK}
-    with pytest.warns(
-        UserWarning, match=r"^posterior.gamma: the codes have a variance above 1.44"
-    ):
+    with pytest.warns(UserWarning, match=r"^posterior.gamma: the codes have a variance above 1.44"):
         fit(bn_vae((2,), coder=SMALL, posterior=OneSided(gamma=1.2)), toy_rows(), **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -20,7 +20,7 @@ def test_a_training_begins_from_the_weights_of_another():
     parts = {"coder": coder, "posterior": posterior, "flow": Glow(levels=1, depth=1, width=8)}
     first = recipes.f_vae_reduced((1, 8, 8), **parts)
     fit(first, x, **QUICK)
-    second = recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(levels=1, depth=1, width=8, features=4))
+    second = recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(flow=parts["flow"], features=4))
     fit(second, x, init=first, freeze="posterior,prior", **QUICK)
     before, after = first.state_dict(), second.state_dict()
     for name in before.keys() & after.keys():
@@ -122,7 +122,7 @@ def test_a_second_stage_is_a_run_that_can_be_resumed(tmp_path):
 
     def second():
         torch.manual_seed(1)
-        return recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(levels=1, depth=1, width=8, features=4))
+        return recipes.f_vae_reduced((1, 8, 8), **parts, decoder=FlowDecoder(flow=parts["flow"], features=4))
 
     whole, stopped, resumed = second(), second(), second()
     fit(whole, x, run=tmp_path / "whole", init=tmp_path / "first", **quick)

@@ -1,0 +1,97 @@
+"""A decoder with a latent of its own, on a finer grid: what an image has beside what G makes of z."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fvae.conditioners.base import Conditioned
+from fvae.density import log_normal, to_unit
+from fvae.terms import Terms
+from fvae.transforms import Affine
+
+
+class ConditionalLatent(Conditioned):
+    """p(x|z) = E p(x|z,w) over p(w|z) of images: an f-VAE of x whose prior sees z, with the same objective.
+
+        log p(x|z) >= E_v [ log p(x|h,w) - log N(v) + log|det dF_x/dv| + log N(e) + log|det df/dw| ],
+        m, log std = conditioner(z),  h = (m, z),  w = F_x(v),  e = f(w; features(h))
+
+    The posterior F_x sees the image's difference to m, in units of std, and m (B, 2C, H, W); ``decoder`` takes h and w
+    (B, *, h, w) on the grid of w, ``latent`` (channels, h, w). Returns the terms that w adds, with log p(x|h,w) as
+    log_x. ``noise`` (B, n) is v and that of ``decoder`` where it draws some. A ladder of latents (Sønderby et al.,
+    2016) of two steps, and of more where ``decoder`` is one again.
+    """
+
+    temperature = 0.8  # of e, in samples
+
+    decoder: Any
+    posterior: Any
+    prior: Any
+    features: Any
+
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        posterior: nn.Module,
+        prior: nn.Module,
+        features: nn.Module,
+        decoder: nn.Module,
+        latent: tuple[int, ...],
+        bits: int,
+    ):
+        super().__init__(conditioner, Affine(bound=6.0))
+        self.posterior, self.prior, self.features, self.decoder = posterior, prior, features, decoder
+        self.latent, self.bits, self.inner_noise = tuple(latent), bits, getattr(decoder, "noise_shape", None)
+        self.noise_shape = (math.prod(self.latent) + math.prod(self.inner_noise or (0,)),)
+        self.likelihood = decoder.likelihood
+
+    def forward(self, x, z, y=None, noise=None):
+        v, inner = self.split_noise(noise)
+        m, log_std = self.parameters_for(z, y)
+        difference = (to_unit(x, self.bits) - m) * torch.exp(-log_std)
+        w, log_det = self.posterior(v, torch.cat([difference, m], 1))
+        small, h = self.on_the_grid(m, z)
+        e, log_det_prior = self.prior(w, self.features(small, z))
+        found = self.decoder(x, torch.cat([h, w], 1), **inner)
+        own = Terms(log_normal(v), log_det, torch.zeros_like(log_det), log_normal(e) + log_det_prior)
+        return own.given(found) if isinstance(found, Terms) else own._replace(log_x=found)
+
+    def mean(self, z, y=None):
+        """The image at e = 0, in bins, unrounded."""
+        return self.draw(z, y, z.new_zeros(len(z), *self.noise_shape))
+
+    def draw(self, z, y=None, noise=None):
+        """The image at e and the inner decoder's noise, ``noise`` (B, n), in bins, unrounded."""
+        e, inner = self.split_noise(noise)
+        small, h = self.on_the_grid(self.parameters_for(z, y)[0], z)
+        given = torch.cat([h, self.prior.inverse(e.flatten(1), self.features(small, z))], 1)
+        return self.decoder.draw(given, **inner) if inner else self.decoder.mean(given)
+
+    def split_noise(self, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """v (B, *latent), and the inner decoder's noise by the name of its argument."""
+        n = math.prod(self.latent)
+        inner = {} if self.inner_noise is None else {"noise": noise[:, n:].unflatten(1, self.inner_noise)}
+        return noise[:, :n].unflatten(1, self.latent), inner
+
+    def on_the_grid(self, m: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The image m on the grid of w, each value of a block a channel, and h: the same and z."""
+        small = F.pixel_unshuffle(m, m.shape[2] // self.latent[1])
+        z = z if z.dim() == 4 else z[:, :, None, None]
+        return small, torch.cat([small, F.interpolate(z, size=small.shape[2:])], 1)
+
+
+class WithImage(nn.Module):
+    """The image that its input begins with, k x k values a channel, and a network of the whole input added to it.
+
+    (B, C k^2 + ..., h, w) -> (B, C, k h, k w), ``factor`` k.
+    """
+
+    def __init__(self, net: nn.Module, channels: int, factor: int):
+        super().__init__()
+        self.net, self.channels, self.factor = net, channels * factor**2, factor
+
+    def forward(self, given: Tensor) -> Tensor:
+        return F.pixel_shuffle(given[:, : self.channels], self.factor) + self.net(given)
