@@ -119,9 +119,7 @@ def test_latents_of_three_scales(float64):
 
 
 def test_sizes_that_it_cannot_halve_are_refused():
-    with pytest.raises(
-        ValueError, match=r"^decoder: expected images whose height and width are multiples of 16, found"
-    ):
+    with pytest.raises(ValueError, match=r"^decoder: expected images whose height and width are multiples of 16"):
         f_vae_reduced((1, 8, 12), coder=Grid(levels=1, width=4), decoder="latent")
     with pytest.raises(ValueError, match=r"^decoder: expected images"):
         f_vae_reduced((3,), decoder="latent")
