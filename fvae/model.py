@@ -79,6 +79,7 @@ class LatentModel(nn.Module):
         self.modality = Modality(self.shape) if modality is None else modality
         self.posterior_noise = getattr(posterior, "noise_shape", self.latent)
         self.decoder_noise = getattr(decoder, "noise_shape", None)  # of a decoder that draws some
+        self.code_values = math.prod(self.latent) + getattr(decoder, "code_values", 0)
         values = math.prod(self.posterior_noise) + math.prod(self.decoder_noise or (0,))
         self.noise_shape = self.posterior_noise if self.decoder_noise is None else (values,)
         self.classes, self.context = declared(self, "classes"), declared(self, "context")
@@ -184,8 +185,8 @@ class LatentModel(nn.Module):
             values = x.to(self.like.dtype) if x.is_floating_point() or self.modality.bits else x
         else:
             assert e is not None
-            if e.ndim != 2 or e.shape[1] != math.prod(self.latent) or not len(e):
-                raise InputError(f"expected codes (N, {math.prod(self.latent)}), found {tuple(e.shape)}", "e")
+            if e.ndim != 2 or e.shape[1] != self.code_values or not len(e):
+                raise InputError(f"expected codes (N, {self.code_values}), found {tuple(e.shape)}", "e")
             values = e.to(self.like.dtype)
         if y is None:
             return values, None
@@ -221,7 +222,7 @@ class LatentModel(nn.Module):
 
     def codes(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """e ~ N(0, I): (n, D), of the model's type and on its device, wherever the generator draws."""
-        return self.normal(n, self.latent, generator).flatten(1)
+        return self.normal(n, (self.code_values,), generator)
 
     def normal(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
         like = self.like
@@ -276,12 +277,17 @@ class LatentModel(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None, names: Sequence[str] = ()) -> Tensor:
         """The code of x at u = 0 (the mean of a Gaussian posterior; the middle of the bin): (B, *shape) -> (B, D).
 
+        The codes of z, then those of the decoder's own latent where it has one.
         ``names`` are those of the samples, for an error.
         """
         x, y = self.inputs(y, x, continuous=True)
         u = torch.zeros(len(x), *self.posterior_noise, dtype=self.like.dtype, device=self.like.device)
-        z, _ = self.posterior(u, self.condition(self.preprocess(x)[0], y))
-        return without_nan(self.prior(z, y)[0], "code", names=names)
+        x = self.preprocess(x)[0]
+        z, _ = self.posterior(u, self.condition(x, y))
+        e = self.prior(z, y)[0]
+        if e.shape[1] < self.code_values:
+            e = torch.cat([e, self.decoder.encode(x, z, *self.decoder_condition(y))], 1)
+        return without_nan(e, "code", names=names)
 
     def decode(
         self,
@@ -296,16 +302,19 @@ class LatentModel(nn.Module):
         ``ValueError`` for decoders without ``draw``.
         """
         e, y = self.inputs(y, e=e)
-        z = self.prior.inverse(e, y)
-        if decoder_temperature:
-            draws = hasattr(self.decoder, "draw") and self.modality.dims is not None
-            if not 0 <= decoder_temperature <= MAX_TEMPERATURE or not draws:
-                expected = f"0 to {MAX_TEMPERATURE:g}" if draws else "0, of a decoder of means"
-                raise InputError(f"expected {expected}, found {decoder_temperature:g}", "decoder_temperature")
-            noise = self.normal(len(e), self.decoder_noise or self.shape, generator)
-            x = self.decoder.draw(z, *self.decoder_condition(y), noise=decoder_temperature * noise)
+        n = math.prod(self.latent)
+        z, given, own = self.prior.inverse(e[:, :n], y), self.decoder_condition(y), e[:, n:]
+        shape = self.decoder_noise or self.shape
+        noise = math.prod(shape) - own.shape[1]  # beside the codes of the decoder's own latent
+        draws = hasattr(self.decoder, "draw") and self.modality.dims is not None and noise > 0
+        if decoder_temperature and not (0 <= decoder_temperature <= MAX_TEMPERATURE and draws):
+            expected = f"0 to {MAX_TEMPERATURE:g}" if draws else "0, of a decoder of means"
+            raise InputError(f"expected {expected}, found {decoder_temperature:g}", "decoder_temperature")
+        if own.shape[1] or decoder_temperature:
+            drawn = self.normal(len(e), (noise,), generator) if decoder_temperature else e.new_zeros(len(e), noise)
+            x = self.decoder.draw(z, *given, noise=torch.cat([own, decoder_temperature * drawn], 1).unflatten(1, shape))
         else:
-            x = self.decoder.mean(z, *self.decoder_condition(y))
+            x = self.decoder.mean(z, *given)
         return without_nan(self.preprocess.inverse(x), "decoded value")
 
     @torch.no_grad()

@@ -128,9 +128,9 @@ TABLE = [
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),
     row("f_vae_reduced", COLOR, coder=GRID, flow=FLOW | {"kind": "glow"}, decoder=FLOW_DECODER, bits=5),
     row("vae", GREY, decoder=FLOW_DECODER, classes=2),
-    row("vae", GREY, decoder=LATENT_DECODER),
+    row("vae", GREY, decoder=LATENT_DECODER, classes=2),
     row("f_vae_reduced", COLOR, coder=GRID | {"levels": 2}, flow=FLOW | {"kind": "glow"}, decoder=LATENT_DECODER),
-    row("vae", COLOR, decoder=LATENT_DECODER | {"decoder": FLOW_DECODER}, classes=2, bits=5),
+    row("vae", COLOR, decoder=LATENT_DECODER | {"decoder": FLOW_DECODER}, bits=5),
     row("f_vae_reduced", COLOR, coder=GRID | {"upsampling": "shuffle"}, flow=FLOW | {"kind": "glow"}),
     row("f_vae_reduced", VECTOR, coder={"size": 3}, posterior={"std": "network"}, decoder=OPTIMAL),
 ]

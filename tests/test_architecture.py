@@ -15,7 +15,7 @@ ORDER = [
     *("errors", "tokens", "schema", "documents", "settings", "files", "precision", "density", "transforms"),
     "data",
     "networks",
-    *("conditioners", "flows", "decoders"),
+    *("conditioners", "terms", "flows", "decoders"),
     *("model", "statistics", "interpolation"),
     *("parts", "recipes"),
     "metrics",
@@ -27,7 +27,7 @@ ONLY = {  # packages that import less than their place allows
     "networks": {"tokens"},  # networks know no probability
     "data": {"errors", "tokens", "schema", "documents", "settings", "files", "density"},
     "conditioners": {"precision", "transforms", "density"},
-    "model": {"density", "transforms", "data", "conditioners", "flows", "errors"},  # and no concrete part
+    "model": {"density", "transforms", "data", "conditioners", "flows", "errors", "terms"},  # and no concrete part
 }
 FENCED = {"fvae.flows.fused": {"flows", "parts", "statistics", "training"}}  # who may import the fast paths
 LIGHT = ["fvae", "fvae.settings", "fvae.files", "fvae.cli"]  # no torch until it is needed

@@ -46,7 +46,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         raise InputError("expected a run on images or tables, found one on text, which has no unrounded form", "exact")
     missing = "no such file; expected an .npz, as fvae encode writes it"
     content = read_document(codes, Codes, Format("NPZ", parse_npz, math.inf), missing)
-    e, labels, dims = content.codes, content.labels, math.prod(model.latent)
+    e, labels, dims = content.codes, content.labels, model.code_values
     with argument_named("", str(codes)):
         if e.ndim != 2 or e.shape[1] != dims or e.dtype.kind != "f" or not len(e):
             raise InputError(f"expected codes (N, {dims}) of floats for {args['run']}, found {e.shape} of {e.dtype}")

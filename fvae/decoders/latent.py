@@ -21,11 +21,10 @@ class ConditionalLatent(Conditioned):
 
     The posterior F_x sees the image's difference to m, in units of std, and m (B, 2C, H, W); ``decoder`` takes h and w
     (B, *, h, w) on the grid of w, ``latent`` (channels, h, w). Returns the terms that w adds, with log p(x|h,w) as
-    log_x. ``noise`` (B, n) is v and that of ``decoder`` where it draws some. A ladder of latents (Sønderby et al.,
-    2016) of two steps, and of more where ``decoder`` is one again.
+    log_x. ``noise`` (B, n) is v and that of ``decoder`` where it draws some. The codes e, ``code_values`` of them, are
+    part of the model's. A ladder of latents (Sønderby et al., 2016) of two steps, and of more where ``decoder`` is one
+    again.
     """
-
-    temperature = 0.8  # of e, in samples
 
     decoder: Any
     posterior: Any
@@ -46,18 +45,27 @@ class ConditionalLatent(Conditioned):
         self.posterior, self.prior, self.features, self.decoder = posterior, prior, features, decoder
         self.latent, self.bits, self.inner_noise = tuple(latent), bits, getattr(decoder, "noise_shape", None)
         self.noise_shape = (math.prod(self.latent) + math.prod(self.inner_noise or (0,)),)
-        self.likelihood = decoder.likelihood
+        self.inner_codes = getattr(decoder, "code_values", 0)
+        self.code_values = math.prod(self.latent) + self.inner_codes
+        self.likelihood, self.temperature = decoder.likelihood, getattr(decoder, "temperature", 0.0)
 
     def forward(self, x, z, y=None, noise=None):
         v, inner = self.split_noise(noise)
-        m, log_std = self.parameters_for(z, y)
-        difference = (to_unit(x, self.bits) - m) * torch.exp(-log_std)
-        w, log_det = self.posterior(v, torch.cat([difference, m], 1))
+        m, seen = self.seen(x, z, y)
+        w, log_det = self.posterior(v, seen)
         small, h = self.on_the_grid(m, z)
         e, log_det_prior = self.prior(w, self.features(small, z))
         found = self.decoder(x, torch.cat([h, w], 1), **inner)
         own = Terms(log_normal(v), log_det, torch.zeros_like(log_det), log_normal(e) + log_det_prior)
         return own.given(found) if isinstance(found, Terms) else own._replace(log_x=found)
+
+    def encode(self, x, z, y=None):
+        """The codes of x given z, at v = 0: (B, code_values)."""
+        m, seen = self.seen(x, z, y)
+        w, _ = self.posterior(seen.new_zeros(len(x), *self.latent), seen)
+        small, h = self.on_the_grid(m, z)
+        e = self.prior(w, self.features(small, z))[0]
+        return torch.cat([e, self.decoder.encode(x, torch.cat([h, w], 1))], 1) if self.inner_codes else e
 
     def mean(self, z, y=None):
         """The image at e = 0, in bins, unrounded."""
@@ -69,6 +77,11 @@ class ConditionalLatent(Conditioned):
         small, h = self.on_the_grid(self.parameters_for(z, y)[0], z)
         given = torch.cat([h, self.prior.inverse(e.flatten(1), self.features(small, z))], 1)
         return self.decoder.draw(given, **inner) if inner else self.decoder.mean(given)
+
+    def seen(self, x: Tensor, z: Tensor, y: Any) -> tuple[Tensor, Tensor]:
+        """m, and what the posterior of w sees: the difference of x to it, and m."""
+        m, log_std = self.parameters_for(z, y)
+        return m, torch.cat([(to_unit(x, self.bits) - m) * torch.exp(-log_std), m], 1)
 
     def split_noise(self, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """v (B, *latent), and the inner decoder's noise by the name of its argument."""

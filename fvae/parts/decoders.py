@@ -132,7 +132,7 @@ class LatentDecoder(Decoder, kind="latent"):
     Example:
         >>> decoder = fvae.LatentDecoder(coder=fvae.Grid(channels=4, levels=1, width=8), flow=fvae.Glow(levels=1))
         >>> model = fvae.recipes.f_vae_reduced((3, 16, 16), coder=fvae.Grid(channels=4, width=8), decoder=decoder)
-        >>> model.sample(2, temperature=0.8, decoder_temperature=0.8).shape
+        >>> model.sample(2, temperature=0.8).shape
         torch.Size([2, 3, 16, 16])
     """
 

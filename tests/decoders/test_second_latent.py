@@ -101,7 +101,7 @@ def test_a_draw_is_the_image_of_its_codes(float64, inner):
     expected = decoder.decoder.draw(seen, **rest) if inner else decoder.decoder.mean(seen)
     torch.testing.assert_close(decoder.draw(z, noise=noise), expected)
     assert torch.equal(decoder.mean(z), decoder.draw(z, noise=torch.zeros_like(noise)))
-    assert model.decoder_temperature == 0.8 and model.sample(2).shape == (2, *SHAPE)
+    assert model.decoder_temperature == (0.7 if inner else 0) and model.sample(2).shape == (2, *SHAPE)
 
 
 @torch.no_grad()
@@ -125,3 +125,27 @@ def test_sizes_that_it_cannot_halve_are_refused():
         f_vae_reduced((3,), decoder="latent")
     with pytest.raises(ValueError, match=r"^flow: expected one that takes a condition, as glow, found nice$"):
         f_vae_reduced((1, 8, 8), coder=Grid(levels=1, width=4), decoder={"kind": "latent", "flow": "nice"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scales", [2, 3])
+def test_the_codes_of_both_latents_give_the_reconstruction(float64, scales):
+    """Which is the inner decoder's mean at the posteriors' means; codes of one are drawn with those of the other."""
+    inner = {"decoder": LatentDecoder(**PARTS)} if scales == 3 else {}
+    decoder = LatentDecoder(**PARTS | {"coder": Grid(channels=3, levels=scales - 1, width=4)}, **inner)
+    coarse = COARSE | {"coder": Grid(channels=4, levels=scales, width=4)}
+    model = perturb(f_vae_reduced((2, 8 * scales - 8, 8), **coarse, decoder=decoder), 0.2).eval()
+    x = bins(3, model.shape, 3)
+    e = model.encode(x)
+    assert e.shape == (3, model.code_values) and model.codes(3).shape == e.shape
+    z = model.posterior(torch.zeros(3, *model.latent), x)[0]
+    decoder, seen = model.decoder, z
+    for _ in range(scales - 1):
+        m, of_posterior = decoder.seen(x, seen, None)
+        w = decoder.posterior.gaussian(of_posterior)[0]
+        seen, decoder = torch.cat([decoder.on_the_grid(m, seen)[1], w], 1), decoder.decoder
+    torch.testing.assert_close(model.decode(e), decoder.mean(seen))
+    with pytest.raises(ValueError, match=r"^e: expected codes \(N, "):
+        model.decode(e[:, :-1])
+    with pytest.raises(ValueError, match=r"^decoder_temperature: expected 0, of a decoder of means, found 0.5$"):
+        model.decode(e, None, 0.5)

@@ -1,7 +1,6 @@
 """Fused steps are the flows that they are made of, one after the other, of torch's own convolutions."""
 
 import itertools
-import math
 from collections.abc import Callable
 
 import pytest
@@ -49,7 +48,7 @@ def test_a_model_is_the_plain_one(name, coupling, mixing, float64):
 def test_codes_are_the_plain_ones(name, coupling, mixing, float64):
     """encode and decode are those of the plain way, with gradients and without, and so are decode's gradients."""
     model, x, _ = made(name, coupling, mixing)
-    e = torch.randn(5, math.prod(model.latent), requires_grad=True)
+    e = torch.randn(5, model.code_values, requires_grad=True)
     inputs = [e, *model.prior.parameters()]
     with plain(model):
         codes, images = model.encode(x), model.decode(e)
@@ -239,7 +238,7 @@ def test_what_is_kept_is_never_stale(mixing, change):
     """However parameters change, encode and decode after it are the plain ones of the new values."""
     model, x, _ = made("glow", "affine", mixing)
     model = model if change == "another type" else model.double()
-    e = torch.randn(5, math.prod(model.latent), dtype=next(model.parameters()).dtype)
+    e = torch.randn(5, model.code_values, dtype=next(model.parameters()).dtype)
     for _ in range(2):
         before = model.encode(x), model.decode(e)
     CHANGES[change](model, x)

@@ -1,6 +1,5 @@
 """torch.func's transforms, second derivatives and torch.compile over Glow's steps: right, or refused."""
 
-import math
 import re
 from collections.abc import Callable
 
@@ -94,7 +93,7 @@ def test_transforms_are_right_or_refused(reversible, grad, float64):
 def test_transforms_of_a_model(name, float64):
     """torch.func's Jacobians of a model, and its gradients by sample, are those of autograd."""
     model, x, u = made(name, shape=(1, 8, 8), n=3, depth=1)
-    e = torch.randn(1, math.prod(model.latent))
+    e = torch.randn(1, model.code_values)
     weights = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(p: dict[str, Tensor], x: Tensor, u: Tensor) -> Tensor:
@@ -173,7 +172,7 @@ def test_sampling_is_one_graph_for_every_batch(compiled, float64):
     model, _, _ = made("f_vae", shape=(1, 8, 8), depth=1)
     call, graphs = compiled(model.decode)
     for b in (8, 5):
-        e = torch.randn(b, math.prod(model.latent))
+        e = torch.randn(b, model.code_values)
         expected = model.decode(e)
         torch._dynamo.mark_dynamic(e, 0)
         torch.testing.assert_close(call(e), expected, rtol=1e-10, atol=1e-8)

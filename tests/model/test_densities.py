@@ -181,7 +181,7 @@ def test_temperature(make):
     model = perturb(make())
     cold, warm = model.sample(3, temperature=0.0), model.sample(3, temperature=0.8)
     assert cold.isfinite().all()
-    torch.testing.assert_close(cold, model.decode(torch.zeros(3, math.prod(model.latent))), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cold, model.decode(torch.zeros(3, model.code_values)), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(cold, cold[:1].expand_as(cold), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(warm[0], warm[1])
     found = model.sample(3, temperature=0.5, generator=torch.Generator().manual_seed(5))
