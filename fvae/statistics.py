@@ -32,8 +32,9 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         model(x, y)
     if isinstance(model, LatentModel):
         generator = getattr(model.decoder, "conditioner", model.decoder)  # a decoder inside it makes differences
+        start = getattr(model.decoder, "start", model.modality.scaled)
         for layer in (m for m in generator.modules() if isinstance(m, StartsAtMean)):
-            layer.fit(model.modality.scaled(x))
+            layer.fit(start(x))
         model.initialized = True
 
 

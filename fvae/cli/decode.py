@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from pydantic import InstanceOf
 
-from fvae.cli.parser import Parser, path
-from fvae.cli.run_data import digest_of, load_model, need_latent, say
+from fvae.cli.parser import Parser, path, temperature
+from fvae.cli.run_data import digest_of, load_model, need_latent, say, seeded
 from fvae.data import Modality, Samples
 from fvae.data.files import argument_named
 from fvae.documents import Document, Format, read_document
@@ -33,6 +33,9 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_run()
     parser.add_argument("codes", type=path, metavar="CODES", help="an .npz of fvae encode")
     parser.add_out("a folder, an .npz or a picture; a .csv or .npz for tables; a .txt for text")
+    t_help = "standard deviation of a decoder's noise, of --seed (default: 0, its mean)"
+    parser.add_argument("--decoder_temperature", type=temperature, default=0.0, metavar="T", help=t_help)
+    parser.add_seed()
     exact_help = "write unrounded values, float32 (N, C, H, W) in bins, into an .npz, which encode takes back"
     parser.add_argument("--exact", action="store_true", help=exact_help)
     args = parser.parse(argv)
@@ -65,11 +68,15 @@ def run(parser: Parser, argv: list[str]) -> None:
     device = model.like.device
     y = torch.from_numpy(labels.astype(np.int64)).to(device) if model.classes and labels is not None else None
     labels = labels if model.classes else None
+    noise: dict[str, Any] = {"decoder_temperature": args["decoder_temperature"], "generator": seeded(args["seed"])}
+    noise = noise if args["decoder_temperature"] else {}
+    if noise and model.modality.dims is None:
+        raise InputError("expected a run on images or tables, found one on text", "decoder_temperature")
     if args["exact"]:
-        back = Modality(model.shape).decode(model, torch.from_numpy(e).to(device), y)
+        back = Modality(model.shape).decode(model, torch.from_numpy(e).to(device), y, **noise)
         write_arrays(out, **{model.modality.array: back}, **({} if labels is None else {"labels": labels}))
     else:
-        back = model.modality.decode(model, torch.from_numpy(e).to(device), y)
+        back = model.modality.decode(model, torch.from_numpy(e).to(device), y, **noise)
         model.modality.write(back, out, labels)
     print(f"{out}: {len(back)} {model.modality.noun}")
 

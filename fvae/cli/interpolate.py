@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fvae.cli.parser import Parser, at_least, temperature
 from fvae.cli.reconstruct import OUT_HELP
-from fvae.cli.run_data import data_of, label_number, load_model, need_visible, say, with_labels
+from fvae.cli.run_data import data_of, decode_alike, label_number, load_model, need_visible, say, with_labels
 from fvae.data import Samples
 from fvae.data.files import argument_named
 from fvae.errors import InputError
@@ -52,7 +52,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         e, y = encode(model, named_ends(model, args) if args["ends"] else held_out_ends(model, args))
     weights = label_weights(model, y, steps)
     rows = [
-        model.modality.decode(model, row, None if weights is None else weights[i])
+        decode_alike(model, row, None if weights is None else weights[i], args["seed"])
         for i, row in enumerate(grid(e, steps))
     ]
     model.modality.write_sheet(rows, None, out or sys.stdout)

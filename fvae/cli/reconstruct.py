@@ -2,10 +2,8 @@
 
 import sys
 
-import torch
-
 from fvae.cli.parser import Parser, at_least
-from fvae.cli.run_data import data_of, load_model, need_visible, say
+from fvae.cli.run_data import data_of, load_model, need_visible, say, seeded
 from fvae.metrics import encode
 
 OUT_HELP = "a picture; for text a .txt (default: printed)"
@@ -28,7 +26,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         say([f"{args['run']}: a {recipe} reconstructs exactly by construction, which proves nothing of its training"])
     samples, what = data_of(model, args)
     samples = samples.spread(args["n"])
-    generator = torch.Generator().manual_seed(0) if model.decoder_temperature else None
+    generator = seeded(0) if model.decoder_temperature else None
     data = modality.to_output(samples.values)
     back = modality.decode(model, *encode(model, samples), generator=generator)
     rows = []

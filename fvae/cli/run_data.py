@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fvae.cli.parser import table
 from fvae.data import TOKENIZER_FILE, Modality, Samples, load_data
@@ -145,3 +147,15 @@ def label_number(model: LatentModel, run: Path, text: str, name: str) -> int:
         return int(text)
     known = ", ".join(names[:10]) or f"0 to {model.classes - 1}"
     raise InputError(f"{text}: expected a label of {run}, which are {known}", name)
+
+
+def decode_alike(model: LatentModel, e: Tensor, y: Tensor | None = None, seed: int = 0) -> np.ndarray:
+    """Codes to samples that differ by their codes alone: a decoder's noise is the same for each."""
+    if not model.decoder_temperature:
+        return model.modality.decode(model, e, y)
+    given = [(e[i : i + 1], None if y is None else y[i : i + 1]) for i in range(len(e))]
+    return np.concatenate([model.modality.decode(model, *a, generator=seeded(seed)) for a in given])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ import sys
 
 from fvae.cli.parser import Parser, numbers, strength
 from fvae.cli.reconstruct import OUT_HELP
-from fvae.cli.run_data import load_model, need_visible, read_samples, say
+from fvae.cli.run_data import decode_alike, load_model, need_visible, read_samples, say
 from fvae.data.files import argument_named
 from fvae.errors import InputError
 from fvae.interpolation import direction
@@ -37,7 +37,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         samples = model.modality.read(args["images"])
     say(samples.modality.notes(samples, "these images"))
     e, d = encode(model, samples)[0], direction(*sets)
-    rows = [model.modality.decode(model, e + s * d) for s in args["strengths"]]
+    rows = [decode_alike(model, e + s * d) for s in args["strengths"]]
     model.modality.write_sheet(rows, [f"{s:+g}" for s in args["strengths"]], args["out"] or sys.stdout)
     if args["out"] is not None:
         print(f"{args['out']}: {len(e)} {model.modality.noun}, a direction of length {float(d.norm()):.3g}")

@@ -45,7 +45,7 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
       what the decoder gains from using z;
     - ``marginal_kl``: KL(q(z) || p(z)) = E_x KL(q(z|x) || p(z)) - I(x; z) of the aggregate posterior q(z) from the
       prior, what samples of the prior miss ("holes"): an upper limit, far above where ``mutual_information`` is near
-      its own;
+      its own. With labels, the mean over them of KL(q(z|y) || p(z|y));
     - ``code_mean``, ``code_variance``: of codes of the data, by dimension, the root mean square of their means and the
       average of their variances, which are 0 and 1 where q(z) is p(z), but for a mean of 1 / sqrt(N) by chance;
     - ``rate_floor``: the least rate that the posterior's settings allow, whatever is learned.
@@ -74,11 +74,13 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     mean, log_std, z = (a.flatten(1).cpu().double() for a in (mean, log_std, z))
     log_q, mutual = log_posterior(mean, log_std, z), mutual_information(mean, log_std, z)
     active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-    marginal = float((log_q - torch.cat(log_p)).mean()) - mutual
+    labels = data.labels if model.classes else None
+    known = mutual if labels is None else mutual_information_given(labels, mean, log_std, z)
+    marginal = float((log_q - torch.cat(log_p)).mean()) - known
     variance, average = torch.var_mean(torch.cat(codes), 0)
     moments = float(average.square().mean().sqrt()), float(variance.mean())
-    known = getattr(model.prior, "translation", False)  # of a prior that is learned there is no floor
-    floor = math.prod(model.latent[1:]) * known * sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
+    fixed = getattr(model.prior, "translation", False)  # under a prior that is learned there is no floor
+    floor = math.prod(model.latent[1:]) * fixed * sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
     return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor)
 
 
@@ -133,3 +135,12 @@ def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int
         log_mixture.append(torch.logsumexp(-0.5 * (distance + constant), 1))
     below = (log_q - torch.cat(log_mixture)).clamp(max=0)  # these limits hold but for rounding, far from the data
     return max(0.0, float(below.mean()) + math.log(len(z)))
+
+
+def mutual_information_given(labels: np.ndarray, mean: Tensor, log_std: Tensor, z: Tensor) -> float:
+    """I(x; z | y): the mean over samples of the mutual information among those of each one's label."""
+    found = 0.0
+    for label in np.unique(labels):
+        own = torch.from_numpy(labels == label)
+        found += int(own.sum()) * mutual_information(mean[own], log_std[own], z[own])
+    return found / len(z)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import perturb
@@ -10,7 +11,7 @@ from torch import nn
 
 from fvae.data import Samples
 from fvae.metrics import LatentInformation, has_gaussian_posterior, latent_information, verdict
-from fvae.metrics.latent import derangement, mutual_information
+from fvae.metrics.latent import derangement, mutual_information, mutual_information_given
 from fvae.recipes import bn_vae, glow, language_model, vae
 from fvae.statistics import fit_statistics
 from fvae.tokens import EOS
@@ -94,6 +95,19 @@ def test_the_marginal_kl_and_the_codes_moments_are_those_of_the_aggregate_poster
     model.posterior.conditioner = KnownMean(0.0)
     found = latent_information(model, as_samples(x))
     assert abs(found.marginal_kl) < 0.05 and found.code_mean < 0.1 and found.code_variance == pytest.approx(1, abs=0.1)
+
+
+def test_the_marginal_kl_given_labels(float64):
+    """Of posteriors that say the label alone, which the prior knows too, nothing is missed, where I(x; z) is log 3."""
+    labels = np.arange(600) % 3
+    mean = 10.0 * torch.from_numpy(labels)[:, None].double().expand(-1, 2)
+    log_std, z = torch.zeros(600, 2), mean + torch.randn(600, 2)
+    assert mutual_information(mean, log_std, z) == pytest.approx(math.log(3), abs=0.01)
+    assert mutual_information_given(labels, mean, log_std, z) == pytest.approx(0, abs=0.01)
+    model = bn_vae((4,), coder={"size": 2, "width": 8}, classes=3)
+    rows = Samples(torch.randn(600, 4).numpy().astype(np.float32), [""] * 600, labels)
+    fit_statistics(model, [(torch.from_numpy(rows.values).double(), torch.from_numpy(labels))])
+    assert latent_information(model.eval(), rows).marginal_kl > -0.05
 
 
 @pytest.mark.parametrize(
