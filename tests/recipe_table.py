@@ -123,6 +123,7 @@ TABLE = [
     row("f_vae_general", GREY, rounds=3, flow={"depth": 1, "coupling": "additive"}, classes=3),
     row("f_vae_general", COLOR, flow={"depth": 1}, decoder=DENSITY | CHANNELS, bits=4),
     row("f_vae_general", VECTOR),
+    row("f_vae_general", GREY, rounds=3, sigma=0.5, flow={"depth": 1}, flow_prior=False, decoder={"sigma": 0.3}),
     row("f_vae_general", ODD, flow={"depth": 1}),
     row("f_vae_reduced", GREY),
     row("f_vae_reduced", COLOR, posterior={"normalize": True, "sigma": 0.4, "std": "fixed"}, classes=3),

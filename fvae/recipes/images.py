@@ -164,6 +164,9 @@ def f_vae_general(
     ] = 0.005,
     flow: FlowPart = Glow(depth=6, width=128),
     decoder: Decoder = GaussianDecoder(sigma=0.005),
+    flow_prior: Annotated[
+        bool, Field(description="whether the last flow is the prior's; without, the prior is N(0, I), and z = h_n")
+    ] = True,
     classes: Classes = 0,
     bits: Bits = 8,
 ) -> LatentModel:
@@ -171,11 +174,13 @@ def f_vae_general(
 
     Built in its equal form: with h_i = sigma_i(x) f_(i-1) + mu_i(x), so that f_i = F_i(h_i), the posterior is h_n, the
     prior the density of F_n, and the decoder G(h_n). sigma_i(x) are networks; sigma is the first at the start, the
-    others begin at 1. The flows of the posterior are ``flow.couplings``, of as many steps.
+    others begin at 1. The flows of the posterior are ``flow.couplings``, of as many steps. Without ``flow_prior`` those
+    are all: the posterior has n - 1 flows, and the prior none.
 
     Example:
         >>> model = fvae.recipes.f_vae_general((4,), rounds=2, flow=fvae.Glow(depth=2, width=8))
         >>> model.elbo(torch.randn(3, 4)).shape
         torch.Size([3])
     """
-    return latent_model(shape, coder, Noise(sigma=sigma, std="network"), flow, decoder, classes, bits, rounds)
+    posterior, prior = Noise(sigma=sigma, std="network"), flow if flow_prior else NoFlow()
+    return latent_model(shape, coder, posterior, prior, decoder, classes, bits, rounds, flow)

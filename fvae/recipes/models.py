@@ -12,7 +12,7 @@ from fvae.model import LatentModel
 from fvae.networks.by_shape import Shape, is_image
 from fvae.parts.coders import Coder
 from fvae.parts.decoders import Decoder
-from fvae.parts.flows import FlowPart
+from fvae.parts.flows import FlowPart, NoFlow
 from fvae.parts.posteriors import Posterior
 from fvae.transforms import Affine
 
@@ -27,11 +27,19 @@ def exact_model(shape: Shape, flow: FlowPart, classes: int, bits: int) -> Latent
 
 
 def latent_model(
-    shape: Shape, coder: Coder, posterior: Posterior, flow: FlowPart, decoder: Decoder, classes: int, bits: int, n=0
+    shape: Shape,
+    coder: Coder,
+    posterior: Posterior,
+    flow: FlowPart,
+    decoder: Decoder,
+    classes: int,
+    bits: int,
+    n: int = 0,
+    between: FlowPart = NoFlow(),
 ) -> LatentModel:
     """Posterior and decoder of a coder's networks, and the density of a flow as the prior.
 
-    With ``n`` the posterior is a chain of so many, with flows between them.
+    With ``n`` the posterior is a chain of so many, with flows ``between`` them.
     """
     data, image = modality(shape, bits), coder.padded(shape)
     code = coder.latent(image)
@@ -46,7 +54,7 @@ def latent_model(
     prior, means = prior_of(latent, flow, classes, coder.squeeze_first)
     flows = [posterior.build(first, code, means)]
     for _ in range(n - 1):
-        flows += [flow.couplings(code), Elementwise(encoder(2), Affine(bound=3.0))]
+        flows += [between.couplings(code), Elementwise(encoder(2), Affine(bound=3.0))]
     return assemble(data, Chain(*flows) if n else flows[0], decoded, prior, code, latent)
 
 

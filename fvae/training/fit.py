@@ -211,7 +211,9 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
         raise InputError(f"{needs}, found another", "aggressive")
     variance = max((getattr(m, "least_variance", 0.0) for m in model.posterior.modules()), default=0.0)
     if variance >= 1 and getattr(model.prior, "translation", False):
-        text = f"the codes have a variance above {variance:.3g}, and the prior has 1, whose samples will miss them"
+        missed = (variance - math.log(variance) - 1) / 2
+        text = f"the codes have a variance above {variance:.3g}, and the prior has 1: samples miss them"
+        text += f" by {missed:.2g} nats a dimension or more"
         warnings.warn(f"posterior.gamma: {text}; take less than 1, or a flow as the prior", stacklevel=3)
     if settings.free_nats_per_dim:
         x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
