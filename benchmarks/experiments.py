@@ -181,6 +181,20 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
         ]
         for data in ("fashion", "cifar10")
     },
+    "fixed": {
+        "fashion": [
+            Run(
+                name,
+                "f_vae_reduced",
+                part("coder", size=64, width=16) | part("flow", depth=4, width=96) | part("posterior", **posterior),
+            )
+            for name, posterior in {
+                "sigma_1 learned from 0.1": {},
+                "learned from 0.1, normalized": {"normalize": True},
+                **{f"fixed {s}, normalized": {"std": "fixed", "sigma": s, "normalize": True} for s in (0.1, 0.2, 0.3)},
+            }.items()
+        ],
+    },
     "splits": {
         "cifar10": [
             Run(f"{name}, {split}", recipe, settings | part("flow", split_prior=split))
