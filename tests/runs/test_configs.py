@@ -24,10 +24,21 @@ def test_a_config_is_a_model_and_its_training(name):
         assert sum(p.numel() for p in model.parameters()) == pytest.approx(95.8e6, rel=0.05)
 
 
-def test_the_stages_of_the_faces_differ_in_the_decoder_alone():
-    first, second = (read_config(config_path(name)) for name in ("f_vae_faces", "f_vae_faces_decoder"))
-    assert first["recipe"] == second["recipe"]
-    assert {name for name in first["model"] if first["model"][name] != second["model"][name]} == {"decoder"}
+def test_each_stage_of_the_faces_begins_where_the_last_one_ends():
+    """They differ in the decoder alone, and what a stage freezes, and the finer latent's networks, are in the last."""
+    stages = [read_config(config_path(f"f_vae_faces{end}")) for end in ("", "_fine", "_decoder")]
+    assert {stage["recipe"] for stage in stages} == {"f_vae_reduced"}
+    weights = []
+    for stage in stages:
+        assert stage["model"] | {"decoder": None} == stages[0]["model"] | {"decoder": None}
+        with torch.device("meta"):
+            model = RECIPES["f_vae_reduced"]((3, 64, 64), **stage["model"])
+        weights.append({name: w.shape for name, w in model.state_dict().items()})
+        for part in checked(TrainSettings, stage["train"]).frozen:
+            frozen = [name for name in weights[-1] if name.startswith(f"{part}.")]
+            assert frozen and all(weights[-2].get(name) == weights[-1][name] for name in frozen)
+    new = {name for name in weights[2].keys() - weights[1].keys() if not name.startswith("decoder.decoder.f")}
+    assert not new and weights[1].keys() <= weights[2].keys()
 
 
 def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
