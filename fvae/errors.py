@@ -1,7 +1,8 @@
 """The two kinds of errors of one line: a mistake in what was given, and a fault of the machine."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -20,6 +21,15 @@ class InputError(ValueError):
     def __init__(self, message: str, argument: str = ""):
         super().__init__(f"{argument}: {message}" if argument else message)
         self.message, self.argument = message, argument
+
+
+@contextmanager
+def within(prefix: str) -> Iterator[None]:
+    """Name the argument of an ``InputError`` as one of ``prefix``: ``flow`` of a decoder is ``decoder.flow``."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.message, f"{prefix}.{error.argument}" if error.argument else prefix) from None
 
 
 class MachineError(OSError):

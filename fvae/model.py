@@ -35,8 +35,8 @@ class LatentModel(nn.Module):
 
     ``shape`` is a data sample's shape and ``latent`` that of z (and of u, unless the posterior declares another
     ``noise_shape``); images enter and leave in bins 0 .. 2^bits - 1, other data on their own scale, from which
-    ``preprocess`` (a flow) brings them to the networks'; its volume counts for log p(x|z). The prior ends in flat codes
-    e of D values.
+    ``preprocess`` (a flow) brings them to the networks'; its volume counts for log p(x|z). The prior ends in flat
+    codes, to which those of a decoder with a latent of its own are added: D = ``code_values`` in all.
 
     The parts may be any modules of their contracts (``fvae.flows.Flow`` for posterior and prior, ``fvae.decoders``).
     One that declares ``classes`` (or ``context``), itself or in a module inside it, is conditioned on y: the prior is
@@ -127,9 +127,10 @@ class LatentModel(nn.Module):
     ) -> Terms:
         """The terms of one path, u to z to e, with those of the decoder's own latent where it has one.
 
-        ``noise`` is what the decoder draws; ``kl`` the rate by dimension where it is known, and the sampled one is not
-        wanted.
+        ``noise`` is what the decoder draws. ``kl`` is the rate by dimension where it is known: it takes the place of
+        the rate of u, unless that is wanted (``sampled``).
         """
+        closed = kl is not None and not sampled
         if kl is None or sampled:
             e, log_det_prior = self.prior(z, y)
             log_u, log_z = log_normal(u), log_normal(e) + log_det_prior
@@ -138,8 +139,8 @@ class LatentModel(nn.Module):
             log_z = log_u - log_det - total(kl)
         found = self.decoder(x, z, *self.decoder_condition(y), **noise)
         if isinstance(found, Terms):
-            return Terms(log_u, log_det, volume, log_z).given(found)
-        return Terms(log_u, log_det, found + volume, log_z, kl)
+            return Terms(log_u, log_det, volume, log_z, closed=closed).with_latent(found)
+        return Terms(log_u, log_det, found + volume, log_z, kl, closed)
 
     # What the parts are conditioned on
 
@@ -354,7 +355,7 @@ def importance_bound(terms: Iterable[Terms]) -> Tensor:
     terms that were not sampled, whose weights are not those of their draws.
     """
     terms = list(terms)
-    if any(t.kl is not None and t.kl.numel() and (t.log_u == mean_log_normal(t.kl.shape[1])).all() for t in terms):
+    if any(t.closed for t in terms):
         raise ValueError("terms: expected those of model(x, sampled=True), found a rate in closed form")
     log_weights = torch.stack([-(t.rate + t.distortion).cpu().double() for t in terms])
     return math.log(len(log_weights)) - torch.logsumexp(log_weights, 0)

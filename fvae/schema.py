@@ -72,7 +72,7 @@ class Part(Settings):
         if not isinstance(value, dict) or ("kind" not in value and cls.kind):
             return handler(cls.with_parts(value))
         known, kind = cls.choices(), value.get("kind")
-        if kind not in known:
+        if not isinstance(kind, str) or kind not in known:
             raise ValueError(f"expected one of {', '.join(known)}, found {kind}")
         settings = {k: v for k, v in value.items() if k != "kind"}
         if known[kind] is cls:

@@ -14,7 +14,7 @@ from fvae.networks.conv import StartsAtMean
 
 
 def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
-    """Set every ``ActNorm`` from one batch, in one pass, each after those before it, and ``StartsAtMean`` too.
+    """Set ``StartsAtMean`` from one batch, and in one pass every ``ActNorm``, each after those before it.
 
     Data-dependent initialization (Kingma & Dhariwal, 2018). Call it once, before training (and before compiling or
     wrapping for several devices), with a large batch x (256 is enough); ``fvae.fit`` does, unless the model has been
@@ -26,16 +26,16 @@ def initialize(model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         >>> model.encode(5 + torch.randn(256, 4)).mean().abs() < 0.5
         tensor(True)
     """
-    with torch.no_grad(), one_by_one(model), ExitStack() as hooks:
-        for norm in (m for m in model.modules() if isinstance(m, ActNorm)):
-            hooks.enter_context(norm.register_forward_pre_hook(lambda flow, args: flow.fit(args[0])))
-        model(x, y)
-    if isinstance(model, LatentModel):
+    if isinstance(model, LatentModel):  # first, since actnorm of a decoder's flow takes the difference to it
         generator = getattr(model.decoder, "conditioner", model.decoder)  # a decoder inside it makes differences
         start = getattr(model.decoder, "start", model.modality.scaled)
         for layer in (m for m in generator.modules() if isinstance(m, StartsAtMean)):
             layer.fit(start(x))
         model.initialized = True
+    with torch.no_grad(), one_by_one(model), ExitStack() as hooks:
+        for norm in (m for m in model.modules() if isinstance(m, ActNorm)):
+            hooks.enter_context(norm.register_forward_pre_hook(lambda flow, args: flow.fit(args[0])))
+        model(x, y)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from fvae.conditioners import mean_over_processes
 
 
 class Terms(NamedTuple):
-    """The four terms of the objective, in nats, each (B,).
+    """The four terms of the objective, in nats, each (B,); of a decoder with a latent of its own, of both latents.
 
     Example:
         >>> terms = fvae.recipes.vae((4,))(torch.randn(8, 4))
@@ -21,6 +21,7 @@ class Terms(NamedTuple):
     log_x: Tensor  # log p(x|z)
     log_z: Tensor  # log p(z|y): log N(e) + log |det| of the prior
     kl: Tensor | None = None  # (B, d): the rate by dimension, where posterior and prior are both Gaussian
+    closed: bool = False  # whether log_u and log_z, or a part of them, are means over u in closed form
 
     @property
     def rate(self) -> Tensor:
@@ -48,10 +49,10 @@ class Terms(NamedTuple):
             rate = mean_over_processes(self.kl.mean(0)).clamp(min=free_nats_per_dim).sum()
         return self.distortion.mean() + beta * (mean_over_processes(rate).clamp(min=free_nats) if free_nats else rate)
 
-    def given(self, inner: "Terms") -> "Terms":
-        """These of a latent z, with those of a second one whose density is given z: the terms of both together."""
-        sums = (a + b for a, b in zip(self[:4], inner[:4], strict=True))
-        return Terms(*sums)
+    def with_latent(self, inner: "Terms") -> "Terms":
+        """These with those of a second latent, whose density is given z: each term of both, and all of log_x."""
+        log_u, log_det, log_x, log_z = (a + b for a, b in zip(self[:4], inner[:4], strict=True))
+        return Terms(log_u, log_det, log_x, log_z, closed=self.closed or inner.closed)
 
 
 def log_likelihood(found: Tensor | Terms) -> Tensor:

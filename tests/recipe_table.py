@@ -109,6 +109,8 @@ TABLE = [
     row("bn_vae", VECTOR, posterior="one-sided", classes=3),
     row("bn_vae", COLOR, posterior="two-sided", classes=2),
     row("bn_vae", VECTOR, posterior={"tau": 0.2}),
+    row("bn_vae", COLOR, coder=GRID, posterior="two-sided"),
+    row("vae", COLOR, coder=GRID, posterior="one-sided", decoder=LATENT_DECODER | {"posterior": "two-sided"}),
     row("vae", VECTOR, posterior={"kind": "flow", "depth": 2, "width": 8}, coder={"size": 4}),
     row("f_vae", COLOR, posterior={"kind": "flow", "depth": 2, "width": 8}, flow="none", classes=2),
     row("f_vae", GREY),

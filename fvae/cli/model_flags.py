@@ -54,7 +54,7 @@ def choice_of(field: Any, value: Any) -> tuple[type[Part], Part]:
     """
     choices, default = field.annotation.choices(), field.default
     kind = value.get("kind", default.kind) if isinstance(value, dict) else value or default.kind
-    kind = kind if kind in choices else default.kind
+    kind = kind if isinstance(kind, str) and kind in choices else default.kind
     return choices[kind], default if default.kind == kind else choices[kind]()
 
 

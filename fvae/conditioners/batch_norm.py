@@ -55,6 +55,11 @@ def mean_over_processes(mean: Tensor) -> Tensor:
     return MeanOverProcesses.apply(mean) if several else mean
 
 
+def by_channel(values: Tensor, like: Tensor) -> Tensor:
+    """(C,), one value a channel of (B, C, *), as (C, 1, ...)."""
+    return values.view(-1, *(1 for _ in like.shape[2:]))
+
+
 class BatchNorm(nn.Module):
     """(x - mean) / std over the batch, by dimension: batch normalization without center and scale.
 
@@ -110,7 +115,7 @@ class OneSidedBatchNorm(nn.Module):
 
     def forward(self, *cond) -> Pair:
         mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))
-        return self.gamma * self.statistics(mean) + self.beta, log_std
+        return self.gamma * self.statistics(mean) + by_channel(self.beta, mean), log_std
 
 
 class UnitPower(nn.Module):
@@ -153,7 +158,7 @@ class TwoSidedBatchNorm(nn.Module):
 
     def forward(self, *cond) -> Pair:
         mean, s = widen(self.net(*cond)).chunk(2, 1)
-        part = (1 - self.tau) * torch.sigmoid(-self.theta)
+        part = (1 - self.tau) * torch.sigmoid(-by_channel(self.theta, mean))
         if self.published:
             log_s = self.deviations(s).abs().clamp(min=1e-4).log()
         else:

@@ -116,7 +116,7 @@ class Images(Modality):
             raise InputError(f"expected 0 .. {most}, found {low:.6g} .. {high:.6g}{hint}")
 
     def augment(self, x: Tensor, mirrored: Tensor, shifts: Tensor) -> Tensor:
-        """At the border, which a shift moves inwards, its pixels are repeated."""
+        """Mirrored, then moved up and left by their shifts; beyond the border its pixels are repeated."""
         h, w = x.shape[2:]
         rows = (torch.arange(h, device=x.device) + shifts[:, :1]).clamp(0, h - 1)
         columns = (torch.arange(w, device=x.device) + shifts[:, 1:]).clamp(0, w - 1)

@@ -2,6 +2,15 @@
 
 A decoder that is conditioned on labels or context declares ``classes`` or ``context`` (itself or in a module inside it)
 and is called with them too: ``forward(x, z, y)``, ``mean(z, y)``. ``likelihood`` says in words what its figures are.
+
+What a decoder can do beyond that, it declares:
+
+- ``draw(z, noise=)`` draws from p(x|z), with noise (B, *shape), or (B, *noise_shape), from N(0, I);
+- ``noise_shape``: ``forward`` takes ``noise`` of that shape too, as part of the model's u;
+- ``temperature``: samples are draws with so many times that noise, instead of means;
+- ``code_values``, ``encode(x, z) -> (B, code_values)``: it has a latent of its own, whose codes come first in
+  ``noise``; its ``forward`` may return ``Terms`` instead of log p(x|z);
+- ``start(x)``: what its generator begins at, from images x.
 """
 
 from fvae.decoders.bernoulli import Bernoulli

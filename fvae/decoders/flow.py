@@ -33,7 +33,7 @@ class ConditionalFlow(Conditioned):
         super().__init__(conditioner, Affine(bound=6.0))
         self.flow, self.features, self.noise_shape, self.bits = flow, features, tuple(shape), bits
 
-    def forward(self, x, z, y=None, noise=None):
+    def forward(self, x, z, y=None, *, noise):
         mean, log_std = self.parameters_for(z, y)
         t = (x + torch.special.ndtr(noise)) / 2 ** (self.bits - 1) - 1
         e, log_det = self.flow((t - mean) * torch.exp(-log_std), self.features(mean, z))

@@ -1,4 +1,4 @@
-"""A decoder with a latent of its own, on a finer grid: what an image has beside what G makes of z."""
+"""A decoder with a latent of its own, on a finer grid, for what G(z) does not show of an image."""
 
 import math
 from typing import Any
@@ -22,8 +22,7 @@ class ConditionalLatent(Conditioned):
     The posterior F_x sees the image's difference to m, in units of std, and m (B, 2C, H, W); ``decoder`` takes h and w
     (B, *, h, w) on the grid of w, ``latent`` (channels, h, w). Returns the terms that w adds, with log p(x|h,w) as
     log_x. ``noise`` (B, n) is v and that of ``decoder`` where it draws some. The codes e, ``code_values`` of them, are
-    part of the model's. A ladder of latents (Sønderby et al., 2016) of two steps, and of more where ``decoder`` is one
-    again.
+    part of the model's. It is a hierarchical VAE of two latents, and of more where ``decoder`` is one again.
     """
 
     decoder: Any
@@ -47,9 +46,10 @@ class ConditionalLatent(Conditioned):
         self.noise_shape = (math.prod(self.latent) + math.prod(self.inner_noise or (0,)),)
         self.inner_codes = getattr(decoder, "code_values", 0)
         self.code_values = math.prod(self.latent) + self.inner_codes
-        self.likelihood, self.temperature = decoder.likelihood, getattr(decoder, "temperature", 0.0)
+        self.likelihood = getattr(decoder, "likelihood", "")
+        self.temperature = getattr(decoder, "temperature", 0.0)
 
-    def forward(self, x, z, y=None, noise=None):
+    def forward(self, x, z, y=None, *, noise):
         v, inner = self.split_noise(noise)
         m, seen = self.seen(x, z, y)
         w, log_det = self.posterior(v, seen)
@@ -57,7 +57,7 @@ class ConditionalLatent(Conditioned):
         e, log_det_prior = self.prior(w, self.features(small, z))
         found = self.decoder(x, torch.cat([h, w], 1), **inner)
         own = Terms(log_normal(v), log_det, torch.zeros_like(log_det), log_normal(e) + log_det_prior)
-        return own.given(found) if isinstance(found, Terms) else own._replace(log_x=found)
+        return own.with_latent(found) if isinstance(found, Terms) else own._replace(log_x=found)
 
     def encode(self, x, z, y=None):
         """The codes of x given z, at v = 0: (B, code_values)."""
@@ -97,7 +97,7 @@ class ConditionalLatent(Conditioned):
 
 
 class WithImage(nn.Module):
-    """The image that its input begins with, k x k values a channel, and a network of the whole input added to it.
+    """Adds a network's output to the image in the first C k^2 channels of its input, k x k values each.
 
     (B, C k^2 + ..., h, w) -> (B, C, k h, k w), ``factor`` k.
     """

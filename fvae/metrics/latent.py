@@ -31,6 +31,7 @@ class LatentInformation(NamedTuple):
     code_mean: float
     code_variance: float
     rate_floor: float
+    saturated: bool
 
 
 @torch.no_grad()
@@ -44,11 +45,13 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     - ``shuffled_gap``: the distortion with the z of another sample, drawn from all of them, less that with its own:
       what the decoder gains from using z;
     - ``marginal_kl``: KL(q(z) || p(z)) = E_x KL(q(z|x) || p(z)) - I(x; z) of the aggregate posterior q(z) from the
-      prior, what samples of the prior miss ("holes"): an upper limit, far above where ``mutual_information`` is near
-      its own. With labels, the mean over them of KL(q(z|y) || p(z|y));
+      prior, what samples of the prior miss ("holes"): an upper limit, far above it where ``saturated``. With labels,
+      the mean over them of KL(q(z|y) || p(z|y)), with I(x; z | y);
     - ``code_mean``, ``code_variance``: of codes of the data, by dimension, the root mean square of their means and the
       average of their variances, which are 0 and 1 where q(z) is p(z), but for a mean of 1 / sqrt(N) by chance;
-    - ``rate_floor``: the least rate that the posterior's settings allow, whatever is learned.
+    - ``rate_floor``: the least rate that the posterior's settings allow, whatever is learned;
+    - ``saturated``: whether the mutual information (with labels, that given them) is near its limit, the logarithm of
+      the number of samples (of a label), so that it and the marginal KL say little.
     """
     model, generator = for_scoring(model), torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
@@ -74,27 +77,28 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     mean, log_std, z = (a.flatten(1).cpu().double() for a in (mean, log_std, z))
     log_q, mutual = log_posterior(mean, log_std, z), mutual_information(mean, log_std, z)
     active = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-    labels = data.labels if model.classes else None
-    known = mutual if labels is None else mutual_information_given(labels, mean, log_std, z)
+    known, limit = mutual, math.log(len(z))
+    if model.classes and data.labels is not None:
+        known, limit = mutual_information_given(data.labels, mean, log_std, z)
     marginal = float((log_q - torch.cat(log_p)).mean()) - known
     variance, average = torch.var_mean(torch.cat(codes), 0)
     moments = float(average.square().mean().sqrt()), float(variance.mean())
     fixed = getattr(model.prior, "translation", False)  # under a prior that is learned there is no floor
     floor = math.prod(model.latent[1:]) * fixed * sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
-    return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor)
+    saturated = known > limit - 0.5
+    return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor, saturated)
 
 
 def verdict(found: LatentInformation, n: int) -> str:
     """What the figures of n samples say of a latent, in a sentence."""
     if found.mutual_information < 0.1 and abs(found.shuffled_gap) < 0.1:
         return "collapsed: the latent says nothing of the data"
-    distinguished = found.mutual_information > math.log(n) - 0.5
     by_chance = 3 / math.sqrt(n)
-    if found.marginal_kl > max(1.0, 0.2 * found.mutual_information) and not distinguished:
+    if found.marginal_kl > max(1.0, 0.2 * found.mutual_information) and not found.saturated:
         return f"holes: samples of the prior miss the data's codes by {found.marginal_kl:.3g} nats"
     if abs(found.code_variance - 1) > 0.1 + by_chance or found.code_mean > 0.3 + by_chance:
         return f"holes: the data's codes have variance {found.code_variance:.3g} where the prior has 1"
-    if distinguished:
+    if found.mutual_information > math.log(n) - 0.5:
         return f"used: the codes distinguish all {n} samples, and have the prior's mean and variance"
     return "used: the data's codes fill the prior"
 
@@ -137,10 +141,12 @@ def mutual_information(mean: Tensor, log_std: Tensor, z: Tensor, batch_size: int
     return max(0.0, float(below.mean()) + math.log(len(z)))
 
 
-def mutual_information_given(labels: np.ndarray, mean: Tensor, log_std: Tensor, z: Tensor) -> float:
-    """I(x; z | y): the mean over samples of the mutual information among those of each one's label."""
-    found = 0.0
+def mutual_information_given(labels: np.ndarray, mean: Tensor, log_std: Tensor, z: Tensor) -> tuple[float, float]:
+    """I(x; z | y), the mean over samples of the mutual information among those of each one's label, and its limit."""
+    found = limit = 0.0
     for label in np.unique(labels):
         own = torch.from_numpy(labels == label)
-        found += int(own.sum()) * mutual_information(mean[own], log_std[own], z[own])
-    return found / len(z)
+        share = int(own.sum()) / len(z)
+        found += share * mutual_information(mean[own], log_std[own], z[own])
+        limit += share * math.log(int(own.sum()))
+    return found, limit

@@ -1,6 +1,6 @@
 """The decoder p(x|z) of a recipe, with its settings."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 from torch import nn
@@ -15,7 +15,7 @@ from fvae.decoders import (
     Gaussian,
     WithImage,
 )
-from fvae.errors import InputError
+from fvae.errors import InputError, within
 from fvae.networks.by_shape import Shape
 from fvae.networks.conv import Pyramid
 from fvae.parts.coders import Grid
@@ -26,6 +26,9 @@ from fvae.schema import NonNegative, Part, Positive, Width
 
 class Decoder(Part):
     """The decoder p(x|z)."""
+
+    takes_images: ClassVar[bool] = True
+    """whether what G makes are images (or rows), and not logits"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
         """The decoder of data of ``shape``, in bins of so many bits where they are images, from G of ``latent``."""
@@ -83,6 +86,8 @@ class BernoulliDecoder(Decoder, kind="bernoulli"):
         torch.Size([3])
     """
 
+    takes_images: ClassVar[bool] = False
+
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> Bernoulli:
         if bits != 1:
             found = f"{bits} bits" if bits else "a table"
@@ -113,7 +118,8 @@ class FlowDecoder(Decoder, kind="flow"):
     """learning rate of sigma, in units of the networks'"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> ConditionalFlow:
-        density, levels = self.flow.conditional(shape, self.features)
+        with within("decoder"):
+            density, levels = self.flow.conditional(shape, self.features)
         if not bits or self.flow.padded(shape) != shape:
             expected = f"expected images whose height and width are multiples of {2**levels}"
             raise InputError(f"{expected}, found {' x '.join(map(str, shape))}", "decoder")
@@ -158,14 +164,19 @@ class LatentDecoder(Decoder, kind="latent"):
         encoder = self.coder.encoder((2 * shape[0], *shape[1:]), self.posterior.outputs)
         small = shape[0] * factor**2
         given = self.coder.model_copy(update={"channels": small + latent[0] + fine[0]})
-        inner = WithImage(given.generator(shape), shape[0], factor)
-        prior, levels = self.flow.conditional(fine, self.features)
+        generated = WithImage(given.generator(shape), shape[0], factor)
+        if not self.decoder.takes_images:
+            needs = "expected one about a mean image, as gaussian or flow"
+            raise InputError(f"{needs}, found {self.decoder.kind}", "decoder.decoder")
+        with within("decoder"):
+            inner = self.decoder.build(generated, given.latent(shape), shape, bits)
+            prior, levels = self.flow.conditional(fine, self.features)
         return ConditionalLatent(
             SharedStd(generator, self.sigma, name="sigma_coarse"),
             self.posterior.build(encoder, fine, None),
             prior,
             Pyramid(small, latent[0], self.features, levels),
-            self.decoder.build(inner, given.latent(shape), shape, bits),
+            inner,
             fine,
             bits,
         )

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fvae.errors import InputError
 from fvae.model import LatentModel
 from fvae.parts.coders import Coder, Identity, Squeezing, Strided
 from fvae.parts.decoders import Decoder, GaussianDecoder
@@ -182,5 +183,7 @@ def f_vae_general(
         >>> model.elbo(torch.randn(3, 4)).shape
         torch.Size([3])
     """
+    if rounds == 1 and not flow_prior:
+        raise InputError("expected true with one round, which has no other flow", "flow_prior")
     posterior, prior = Noise(sigma=sigma, std="network"), flow if flow_prior else NoFlow()
     return latent_model(shape, coder, posterior, prior, decoder, classes, bits, rounds, flow)

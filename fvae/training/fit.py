@@ -68,7 +68,7 @@ def fit(
     Columns of a table on which a density has no upper limit (whole or rounded numbers, copies, mostly one value) are
     refused unless ``allow_degenerate``.
     ``init`` is a model, or the folder of one, whose weights a new model begins from where names and shapes are the
-    same: to train its decoder anew, say, with ``freeze="posterior,prior"``.
+    same, trained deviations too: to train its decoder anew, say, with ``freeze="posterior,prior"``.
     ``changes`` are fields of ``settings`` (see ``fvae.TrainSettings``): ``steps``, ``minutes``, ``batch_size``, ``lr``,
     ...
 
@@ -116,6 +116,7 @@ def fit(
         train, test = replace(train, labels=None), replace(test, labels=None)
     model.modality = train.modality.merge_into(model.modality, train.modality.classes if model.classes else ())
     digest = data_digest(train)
+    trained = [p for p in model.parameters() if p.requires_grad]
     device, reversible = model.like.device, any(steps.reversible for steps in all_steps(model))
     try:
         model.to(fabric.device)
@@ -153,6 +154,8 @@ def fit(
             model.step = best.step if best else trainer.step
     finally:
         set_reversible(model, reversible)
+        for p in trained:
+            p.requires_grad_(True)
         model.to(device).eval()
     return trainer.rows
 
@@ -213,18 +216,20 @@ def check_training(model: LatentModel, data: Samples, settings: TrainSettings) -
     if variance >= 1 and getattr(model.prior, "translation", False):
         missed = (variance - math.log(variance) - 1) / 2
         text = f"the codes have a variance above {variance:.3g}, and the prior has 1: samples miss them"
-        text += f" by {missed:.2g} nats a dimension or more"
+        text += f" by {missed:.2g} nats a dimension or more" if missed > 0.005 else ""
         warnings.warn(f"posterior.gamma: {text}; take less than 1, or a flow as the prior", stacklevel=3)
     if settings.free_nats_per_dim:
         x, y = next(batches(model, data.take(np.arange(min(2, len(data)))), 2))
         with torch.no_grad():
             kl = copy.deepcopy(model).eval()(x, y).kl
         if kl is None:
-            needs = "expected a Gaussian posterior and prior, whose rate has a part a dimension"
-            raise InputError(f"{needs}, found others", "free_nats_per_dim")
+            needs = "expected a Gaussian posterior and prior, and no latent in the decoder, for a rate by dimension"
+            raise InputError(f"{needs}; found others", "free_nats_per_dim")
     for name in ("flip", "shift"):
         if getattr(settings, name) and not isinstance(data.modality, Images):
             raise InputError(f"expected images, found {data.modality.noun}", name)
+    if settings.shift and settings.shift >= min(data.shape[1:]) / 2:
+        raise InputError(f"expected less than half of {' x '.join(map(str, data.shape))}", "shift")
     for name in settings.frozen:
         if name not in dict(model.named_modules()):
             raise InputError(f"expected the name of a module of the model, found {name}", "freeze")
@@ -266,6 +271,9 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
             del weights[name]
         elif not torch.equal(ours[name].cpu(), weights[name].cpu()):
             raise InputError(f"expected frozen parts with the settings of that model, {name} differs", "init")
+    kept, given = (m.config.get("settings", {}).get("posterior") for m in (other, model))
+    if "posterior" in settings.frozen and kept and given and kept != given:
+        raise InputError(f"expected the frozen posterior as it was, {kept}, found {given}", "init")
     for part in settings.frozen:
         if missing := [n for n in ours if n.startswith(f"{part}.") and n not in weights]:
             raise InputError(f"expected all weights of the frozen {part}, found none that fit {missing[0]}", "init")

@@ -75,9 +75,8 @@ class Trainer:
 
     def __init__(self, fabric: Fabric, model: LatentModel, data: Samples, test: Samples, settings: TrainSettings):
         self.fabric, self.model, self.data, self.test, self.settings = fabric, model, data, test, settings
-        self.paused = [p for part in self.frozen for p in part.parameters() if p.requires_grad]
-        for p in self.paused:  # before several processes agree on whose gradients they wait for
-            p.requires_grad_(False)
+        for part in self.frozen:  # before several processes agree on whose gradients they wait for
+            part.requires_grad_(False)
         self.module = fabric.setup_module(compiled(model) if settings.compile else model)
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
         self.optimizer = torch.optim.AdamW(parameter_groups(model, settings.lr, settings.weight_decay), fused=True)
@@ -122,8 +121,6 @@ class Trainer:
                         break
             finally:
                 self.schedule.restore()
-                for p in self.paused:
-                    p.requires_grad_(True)
                 for callback in callbacks:
                     callback.on_end(self)
 
@@ -302,8 +299,9 @@ class Trainer:
             self.schedule.evaluated(latent_information(self.model.eval(), test).mutual_information)
             self.train_mode()
         metrics: dict[str, Any] = self.posterior_std()
-        for module in model.modules():
-            metrics |= cast(Any, module).metrics() if hasattr(module, "metrics") else {}
+        for path, module in model.named_modules():
+            for name, value in cast(Any, module).metrics().items() if hasattr(module, "metrics") else ():
+                metrics[f"{path}.{name}" if name in metrics else name] = value  # of a decoder's own latent
         return {
             "step": self.step,
             "seconds": round(time.monotonic() - self.began, 1),

@@ -12,6 +12,7 @@ import yaml
 from command_line import DIGITS, STEPS, contents, table
 from sources import pngs, write_folder
 
+from fvae.recipes import Grid
 from fvae.runs import load
 
 SMALL = ["--model.coder.levels", 1, "--model.coder.width", 4, *STEPS]
@@ -87,6 +88,30 @@ def test_a_flag_chooses_the_kind_of_a_part(fvae, tmp_path, flag):
     assert found.status == 0 and "is now" not in found.err
     expected = {"kind": "nice", "depth": 3, "width": 8, "hidden": 4}
     assert settings(tmp_path / "r")["model"]["flow"] == expected == load(tmp_path / "r").config["settings"]["flow"]
+
+
+def test_flags_of_parts_inside_parts(fvae, tmp_path):
+    """Their kinds are chosen, set and kept, their defaults those of the part they are in, and every verb works."""
+    grid = ["--data.size", 16, "--model.coder", "grid", "--model.coder.levels", 2, "--model.coder.width", 4]
+    grid += ["--model.decoder", "latent", "--model.decoder.coder.width", 4, "--model.decoder.flow.depth", 1]
+    first = [*grid, "--model.decoder.decoder.sigma", 0.2]
+    assert fvae("train", "f_vae_reduced", *DIGITS, "--out", "OUT/a", *first, *STEPS).status == 0
+    decoder = settings(tmp_path / "a")["model"]["decoder"]
+    assert decoder["coder"] == Grid(levels=2, upsampling="shuffle", width=4).model_dump()
+    assert (decoder["flow"]["depth"], decoder["flow"]["width"]) == (1, 96)
+    assert (decoder["decoder"]["kind"], decoder["decoder"]["sigma"]) == ("gaussian", 0.2)
+    second = ["--model.decoder.decoder", "flow", "--model.decoder.decoder.flow.levels", 1]
+    second += ["--train.init", "OUT/a", "--train.freeze", "posterior,prior,decoder.conditioner"]
+    assert fvae("train", "--config", "OUT/a/config.yaml", "--out", "OUT/b", *second, *STEPS).status == 0
+    assert settings(tmp_path / "b")["model"]["decoder"]["decoder"]["flow"]["levels"] == 1
+    assert fvae("train", "--out", "OUT/b", "--resume", "--train.steps", 6).status == 0
+    for verb, out in (("sample", "s.png"), ("encode", "c.npz"), ("reconstruct", "r.png"), ("score", "s.csv")):
+        assert fvae(verb, "OUT/b", "--n", 4, "--out", f"OUT/{out}").status == 0, verb
+    assert np.load(tmp_path / "c.npz")["codes"].shape[1] == 12 * 4 * 4 + 12 * 4 * 4
+    found = fvae("train", "f_vae_reduced", *DIGITS, "--out", "OUT/c", *grid, "--model.decoder.flow", "nice")
+    assert found.status == 2 and "--model.decoder.flow: expected one that takes a condition" in found.err
+    found = fvae("train", "f_vae_reduced", *DIGITS, "--out", "OUT/c", *grid, "--model.decoder.decoder", "none")
+    assert found.status == 2 and "--model.decoder.decoder: expected one of gaussian" in found.err
 
 
 # Resuming

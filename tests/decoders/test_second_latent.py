@@ -2,12 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import perturb
 from small import bins
 from torch.distributions import Independent, Normal
 
+from fvae import fit, initialize
+from fvae.flows import ActNorm
+from fvae.flows.fused import one_by_one
+from fvae.model import importance_bound
 from fvae.recipes import FlowDecoder, Glow, Grid, LatentDecoder, f_vae_reduced
 from fvae.terms import log_likelihood
 
@@ -123,8 +128,11 @@ def test_sizes_that_it_cannot_halve_are_refused():
         f_vae_reduced((1, 8, 12), coder=Grid(levels=1, width=4), decoder="latent")
     with pytest.raises(ValueError, match=r"^decoder: expected images"):
         f_vae_reduced((3,), decoder="latent")
-    with pytest.raises(ValueError, match=r"^flow: expected one that takes a condition, as glow, found nice$"):
+    with pytest.raises(ValueError, match=r"^decoder.flow: expected one that takes a condition, as glow, found nice$"):
         f_vae_reduced((1, 8, 8), coder=Grid(levels=1, width=4), decoder={"kind": "latent", "flow": "nice"})
+    inner = {"kind": "latent", "decoder": {"kind": "flow", "flow": {"levels": 5}}}
+    with pytest.raises(ValueError, match=r"^decoder.decoder: expected images whose height and width are multiples"):
+        f_vae_reduced((1, 16, 16), coder=Grid(levels=1, width=4), decoder=inner)
 
 
 @torch.no_grad()
@@ -149,3 +157,39 @@ def test_the_codes_of_both_latents_give_the_reconstruction(float64, scales):
         model.decode(e[:, :-1])
     with pytest.raises(ValueError, match=r"^decoder_temperature: expected 0, of a decoder of means, found 0.5$"):
         model.decode(e, None, 0.5)
+
+
+def test_its_actnorms_and_those_of_a_flow_start_from_the_difference_to_the_mean():
+    """On dark images, whose mean G begins with: the flow's input then has deviation 1 and mean 0."""
+    x = torch.randint(20, (200, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    for decoder in ({"kind": "flow", "flow": {"levels": 1, "depth": 1}}, LatentDecoder(**PARTS)):
+        model = f_vae_reduced((1, 16, 16), coder=Grid(channels=4, levels=2, width=4), flow="none", decoder=decoder)
+        seen = []
+        flows = model.decoder.flow if isinstance(decoder, dict) else model.decoder.prior
+        first = next(m for m in flows.modules() if isinstance(m, ActNorm))
+        initialize(model, x)
+        first.register_forward_hook(lambda flow, args, out, seen=seen: seen.append(out[0].detach()))
+        with one_by_one(model):
+            model(x)
+        assert seen[0].mean((0, 2, 3)).abs().max() < 0.2 and (seen[0].std((0, 2, 3)) - 1).abs().max() < 0.2
+        if isinstance(decoder, dict):
+            assert -model.elbo(x).mean() / 256 / math.log(2) < 8
+
+
+def test_closed_rates_are_refused_by_the_importance_weighted_bound():
+    model = f_vae_reduced(SHAPE, **COARSE, decoder=LatentDecoder(**PARTS))
+    x = bins(2, SHAPE, 3).float()
+    assert importance_bound([model(x, sampled=True)]).isfinite().all()
+    with pytest.raises(ValueError, match=r"^terms: expected those of model\(x, sampled=True\)"):
+        importance_bound([model(x)])
+
+
+def test_each_deviation_is_reported():
+    """Two of one name by the path of the second."""
+    decoder = LatentDecoder(**PARTS, posterior={"kind": "noise", "sigma": 0.3, "std": "fixed"})
+    model = f_vae_reduced(SHAPE, **COARSE, decoder=decoder)
+    x = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
+    last = fit(model, x, steps=2, batch_size=8, progress=False)[-1]
+    found = {name for name in last if "sigma" in name}
+    assert found == {"sigma_1", "sigma_2", "sigma_coarse", "decoder.posterior.conditioner.sigma_1"}
+    assert last["decoder.posterior.conditioner.sigma_1"] == pytest.approx(0.3)

@@ -103,7 +103,7 @@ def test_the_marginal_kl_given_labels(float64):
     mean = 10.0 * torch.from_numpy(labels)[:, None].double().expand(-1, 2)
     log_std, z = torch.zeros(600, 2), mean + torch.randn(600, 2)
     assert mutual_information(mean, log_std, z) == pytest.approx(math.log(3), abs=0.01)
-    assert mutual_information_given(labels, mean, log_std, z) == pytest.approx(0, abs=0.01)
+    assert mutual_information_given(labels, mean, log_std, z) == pytest.approx((0, math.log(200)), abs=0.01)
     model = bn_vae((4,), coder={"size": 2, "width": 8}, classes=3)
     rows = Samples(torch.randn(600, 4).numpy().astype(np.float32), [""] * 600, labels)
     fit_statistics(model, [(torch.from_numpy(rows.values).double(), torch.from_numpy(labels))])
@@ -124,13 +124,14 @@ def test_the_rate_is_above_the_floor_of_its_settings(posterior, floor):
 
 
 def test_the_verdict_on_a_latent():
-    fine = LatentInformation(3.0, 8, 8, 20.0, 0.2, 0.05, 1.02, 0.0)
+    fine = LatentInformation(3.0, 8, 8, 20.0, 0.2, 0.05, 1.02, 0.0, False)
     assert verdict(fine, 10_000).startswith("used: the data's codes fill the prior")
     assert verdict(fine._replace(mutual_information=9.2), 10_000).startswith(
         "used: the codes distinguish all 10000 samples"
     )
     assert verdict(fine._replace(mutual_information=0.01, shuffled_gap=0.0), 10_000).startswith("collapsed")
     assert verdict(fine._replace(marginal_kl=9.0), 10_000).startswith("holes: samples of the prior miss")
+    assert verdict(fine._replace(marginal_kl=9.0, saturated=True), 10_000).startswith("used: the data's codes fill")
     assert verdict(fine._replace(code_variance=0.5), 10_000).startswith("holes: the data's codes have variance 0.5")
 
 
