@@ -199,17 +199,20 @@ def check_halves(shape: Shape) -> None:
         raise InputError("expected data or latents of 2 values or more, which couplings halve, found 1", "flow")
 
 
-def coupling_network(shape: Shape, c_in: int, c_out: int, width: int) -> nn.Module:
-    """(B, c_in, *) -> (B, c_out, *), zero at the start."""
-    return CouplingNet(c_in, c_out, width) if is_image(shape) else coupling_mlp(c_in, c_out, width)
+def coupling_network(shape: Shape, c_in: int, c_out: int, width: int, features: int = 0) -> nn.Module:
+    """(B, c_in, *) -> (B, c_out, *), zero at the start, given so many features (B, features, *) where there are any."""
+    if is_image(shape):
+        return CouplingNet(c_in, c_out, width, features)
+    net = coupling_mlp(c_in + features, c_out, width)
+    return WithFeatures(net) if features else net
 
 
 def channel_coupling(shape: Shape, width: int, transform: Transform, features: int = 0) -> Coupling:
     """The first half of the channels sets the transform of the second, given so many features where there are any."""
     check_halves(shape)
     keep = shape[0] // 2
-    net = coupling_network(shape, keep + features, transform.parameters * (shape[0] - keep), width)
-    return Coupling(WithFeatures(net) if features else net, keep, transform)
+    net = coupling_network(shape, keep, transform.parameters * (shape[0] - keep), width, features)
+    return Coupling(net, keep, transform)
 
 
 def glow_steps(
