@@ -117,6 +117,10 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
     if "mutual_information" in found:
         mutual = round(found["mutual_information"], 2) + 0.0  # no "-0.00"
         active = f"{found['active_units']} of {found['units']} units active"
+        if found["second_rate"]:
+            print(
+                f"rate        {found['second_rate']:.2f} nats of it for the finer latent; what follows is of the first"
+            )
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(known):.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")
         print(f"            {found['shuffled_gap']:.2f} nats more with the latent of another sample")

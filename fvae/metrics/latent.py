@@ -14,7 +14,7 @@ from fvae.data.samples import Samples
 from fvae.density import LOG_2PI, log_normal, total
 from fvae.metrics.bounds import batches, for_scoring
 from fvae.model import LatentModel
-from fvae.terms import log_likelihood
+from fvae.terms import Terms, log_likelihood
 from fvae.transforms import Affine
 
 ACTIVE_VARIANCE = 0.01  # of a posterior mean over the data, above which a unit is active
@@ -32,6 +32,7 @@ class LatentInformation(NamedTuple):
     code_variance: float
     rate_floor: float
     saturated: bool
+    second_rate: float
 
 
 @torch.no_grad()
@@ -51,7 +52,8 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
       average of their variances, which are 0 and 1 where q(z) is p(z), but for a mean of 1 / sqrt(N) by chance;
     - ``rate_floor``: the least rate that the posterior's settings allow, whatever is learned;
     - ``saturated``: whether the mutual information (with labels, that given them) is near its limit, the logarithm of
-      the number of samples (of a label), so that it and the marginal KL say little.
+      the number of samples (of a label), so that it and the marginal KL say little;
+    - ``second_rate``: what the decoder's own latent costs, where it has one, of which the others do not speak.
     """
     model, generator = for_scoring(model), torch.Generator().manual_seed(seed)
     kept: list[tuple[Tensor, ...]] = []
@@ -67,12 +69,13 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
         codes.append(e.cpu().double())
         log_p.append((log_normal(e) + log_det).cpu().double())
     mean, log_std, z = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    gap, shuffled, end = 0.0, z[derangement(len(z), generator).to(z.device)], 0
+    gap, second, shuffled, end = 0.0, 0.0, z[derangement(len(z), generator).to(z.device)], 0
     for x, y in batches(model, data, batch_size):
         which, x = slice(end, end + len(x)), model.preprocess(x)[0]
         given, noise = model.decoder_condition(y), model.split_noise(model.noise(len(x), generator))[1]
-        own, other = (log_likelihood(model.decoder(x, part[which], *given, **noise)) for part in (z, shuffled))
-        gap += float((own - other).sum())
+        own, other = (model.decoder(x, part[which], *given, **noise) for part in (z, shuffled))
+        gap += float((log_likelihood(own) - log_likelihood(other)).sum())
+        second += float(own.rate.sum()) if isinstance(own, Terms) else 0.0
         end += len(x)
     mean, log_std, z = (a.flatten(1).cpu().double() for a in (mean, log_std, z))
     log_q, mutual = log_posterior(mean, log_std, z), mutual_information(mean, log_std, z)
@@ -85,8 +88,8 @@ def latent_information(model: LatentModel, data: Samples, seed: int = 0, batch_s
     moments = float(average.square().mean().sqrt()), float(variance.mean())
     fixed = getattr(model.prior, "translation", False)  # under a prior that is learned there is no floor
     floor = math.prod(model.latent[1:]) * fixed * sum(getattr(m, "rate_floor", 0.0) for m in model.posterior.modules())
-    saturated = known > limit - 0.5
-    return LatentInformation(mutual, active, mean.shape[1], gap / len(z), marginal, *moments, floor, saturated)
+    saturated, n = known > limit - 0.5, len(z)
+    return LatentInformation(mutual, active, mean.shape[1], gap / n, marginal, *moments, floor, saturated, second / n)
 
 
 def verdict(found: LatentInformation, n: int) -> str:

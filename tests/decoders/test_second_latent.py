@@ -10,8 +10,10 @@ from small import bins
 from torch.distributions import Independent, Normal
 
 from fvae import fit, initialize
+from fvae.data import Samples
 from fvae.flows import ActNorm
 from fvae.flows.fused import one_by_one
+from fvae.metrics import latent_information
 from fvae.model import importance_bound
 from fvae.recipes import FlowDecoder, Glow, Grid, LatentDecoder, f_vae_reduced
 from fvae.terms import log_likelihood
@@ -193,3 +195,15 @@ def test_each_deviation_is_reported():
     found = {name for name in last if "sigma" in name}
     assert found == {"sigma_1", "sigma_2", "sigma_coarse", "decoder.posterior.conditioner.sigma_1"}
     assert last["decoder.posterior.conditioner.sigma_1"] == pytest.approx(0.3)
+
+
+@torch.no_grad()
+def test_what_the_second_latent_costs_is_reported(float64):
+    """By ``latent_information``, which speaks of the first one otherwise: it is the difference of the rates."""
+    model = perturb(f_vae_reduced(SHAPE, **COARSE, decoder=LatentDecoder(**PARTS)), 0.05).eval()
+    data = Samples(bins(100, SHAPE, 3).numpy().astype(np.uint8) * 32, [""] * 100, modality=model.modality)
+    found = latent_information(model, data)
+    x = bins(100, SHAPE, 3)
+    inner = model.decoder(x, model.posterior(torch.zeros(100, *model.latent), x)[0], noise=torch.randn(100, 24))
+    assert found.second_rate == pytest.approx(float(inner.rate.mean()), rel=0.3)
+    assert found.units == 8

@@ -124,7 +124,7 @@ def test_the_rate_is_above_the_floor_of_its_settings(posterior, floor):
 
 
 def test_the_verdict_on_a_latent():
-    fine = LatentInformation(3.0, 8, 8, 20.0, 0.2, 0.05, 1.02, 0.0, False)
+    fine = LatentInformation(3.0, 8, 8, 20.0, 0.2, 0.05, 1.02, 0.0, False, 0.0)
     assert verdict(fine, 10_000).startswith("used: the data's codes fill the prior")
     assert verdict(fine._replace(mutual_information=9.2), 10_000).startswith(
         "used: the codes distinguish all 10000 samples"
