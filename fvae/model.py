@@ -130,7 +130,7 @@ class LatentModel(nn.Module):
         ``noise`` is what the decoder draws. ``kl`` is the rate by dimension where it is known: it takes the place of
         the rate of u, unless that is wanted (``sampled``).
         """
-        closed = kl is not None and not sampled
+        closed = kl is not None and kl.numel() > 0 and not sampled
         if kl is None or sampled:
             e, log_det_prior = self.prior(z, y)
             log_u, log_z = log_normal(u), log_normal(e) + log_det_prior

@@ -22,7 +22,6 @@ from fvae.runs import load
 from fvae.runs.config import data_settings, run_config, whole_paths
 from fvae.schema import checked
 from fvae.settings import OLD_DATA, DataSettings, with_new_names
-from fvae.training.loader import mixed_seed
 
 PARTS = {"test": "held out", "train": "training part", "all": "whole"}
 
@@ -155,7 +154,7 @@ def decode_alike(model: LatentModel, e: Tensor, y: Tensor | None = None, seed: i
     if not model.decoder_temperature:
         return model.modality.decode(model, e, y)
     given = [(e[i : i + 1], None if y is None else y[i : i + 1]) for i in range(len(e))]
-    noise = mixed_seed(seed, 1)  # not that of codes which are drawn by the seed
+    noise = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])  # not that of codes drawn by the seed
     return np.concatenate([model.modality.decode(model, *a, generator=seeded(noise)) for a in given])
 
 

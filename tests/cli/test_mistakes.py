@@ -130,7 +130,7 @@ MISTAKES = {
     f"{TEXT} --train.compile": "--train.compile: expected samples of one shape; sentences have many lengths",
     f"{GLOW} --train.aggressive": "--train.aggressive: expected a Gaussian posterior of a flat latent, as vae, bn_vae",
     f"{GLOW} --train.aggressive --train.devices 2": "--train.aggressive: expected 1 device, whose loss says which",
-    f"{GLOW} --train.free_nats_per_dim 1": "--train.free_nats_per_dim: expected a Gaussian posterior and prior, whose",
+    f"{GLOW} --train.free_nats_per_dim 1": "--train.free_nats_per_dim: expected a Gaussian posterior and prior, and",
     f"{LANGUAGE} --train.free_nats 1": "--train.free_nats: expected a model with a latent, whose rate it weighs;",
     "evaluate text_classes --data cats.txt --data.labels none": "--data.labels: none: expected a text file, found",
     "evaluate text_classes --data two.txt": "--data: two.txt (whole): expected labels from 0 to 1, for a model of 2",

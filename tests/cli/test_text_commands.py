@@ -77,7 +77,7 @@ def test_aggressive_training_ends_when_mutual_information_falls(fvae, monkeypatc
 
     def information(model, data):
         assert not model.training
-        return LatentInformation(next(known), 3, 3, *5 * [0.0])
+        return LatentInformation(next(known), 3, 3, *7 * [0.0])
 
     def spy(schedule):
         select(schedule)

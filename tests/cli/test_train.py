@@ -106,7 +106,12 @@ def test_flags_of_parts_inside_parts(fvae, tmp_path):
     assert settings(tmp_path / "b")["model"]["decoder"]["decoder"]["flow"]["levels"] == 1
     assert fvae("train", "--out", "OUT/b", "--resume", "--train.steps", 6).status == 0
     for verb, out in (("sample", "s.png"), ("encode", "c.npz"), ("reconstruct", "r.png"), ("score", "s.csv")):
-        assert fvae(verb, "OUT/b", "--n", 4, "--out", f"OUT/{out}").status == 0, verb
+        assert fvae(verb, "OUT/b", "--out", f"OUT/{out}").status == 0, verb
+    for seed in (0, 0, 1):
+        words = ["OUT/b", "OUT/c.npz", "--exact", "--decoder_temperature", 0.7, "--seed", seed]
+        assert fvae("decode", *words, "--out", f"OUT/d{seed}.npz").status == 0
+    assert not np.array_equal(*(np.load(tmp_path / f"d{seed}.npz")["images"] for seed in (0, 1)))
+    assert fvae("interpolate", "OUT/b", "--drawn", "--steps", 3, "--out", "OUT/i.png").status == 0
     assert np.load(tmp_path / "c.npz")["codes"].shape[1] == 12 * 4 * 4 + 12 * 4 * 4
     found = fvae("train", "f_vae_reduced", *DIGITS, "--out", "OUT/c", *grid, "--model.decoder.flow", "nice")
     assert found.status == 2 and "--model.decoder.flow: expected one that takes a condition" in found.err

@@ -207,7 +207,7 @@ def labeled(row: Row) -> bool:
 def is_within(given: Any, setting: Any) -> bool:
     """Whether all that was given of settings is in them, parts inside parts too."""
     if not isinstance(given, dict):
-        return given == setting
+        return given == (setting["kind"] if isinstance(given, str) and isinstance(setting, dict) else setting)
     return all(is_within(value, setting[name]) for name, value in given.items())
 
 
