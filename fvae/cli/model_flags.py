@@ -65,21 +65,22 @@ def add_model_flags(parser: Parser, fields: dict[str, Any], settings: dict[str, 
         if is_part(field.annotation):
             add_part(parser, f"model.{name}", field, settings.get(name))
         else:
-            add_setting(of_recipe, f"model.{name}", field, field.default)
+            add_setting(of_recipe, f"model.{name}", field, settings.get(name, field.default))
 
 
 def add_part(parser: Parser, prefix: str, field: Any, value: Any) -> None:
     """A group of flags of a part, and one for each of its own parts."""
     choice, start = choice_of(field, value)
     group = parser.add_argument_group(prefix, (choice.__doc__ or "").splitlines()[0])
-    text = f"one of {', '.join(field.annotation.choices())}; its settings follow (default: {field.default.kind})"
+    text = f"one of {', '.join(field.annotation.choices())}; its settings follow (default: {start.kind})"
     group.add_argument(f"--{prefix}", dest=f"{prefix}.kind", metavar="KIND", help=text)
     group.add_argument(f"--{prefix}.kind", dest=f"{prefix}.kind", help=argparse.SUPPRESS)
     for name, own in choice.model_fields.items():
         if is_part(own.annotation):
             add_part(parser, f"{prefix}.{name}", own, value.get(name) if isinstance(value, dict) else None)
         else:
-            add_setting(group, f"{prefix}.{name}", own, getattr(start, name))
+            known = value if isinstance(value, dict) else {}
+            add_setting(group, f"{prefix}.{name}", own, known.get(name, getattr(start, name)))
 
 
 def values_of(argv: list[str], *flags: str) -> list[str]:
@@ -93,8 +94,8 @@ def merged(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Settings of a model with more of them, which have precedence; a part of another kind begins anew."""
     found = dict(settings)
     for name, value in more.items():
-        before = found.get(name) if name != "kind" else None
-        before = {"kind": before} if isinstance(before, str) else before
+        before = found.get(name)
+        before = {"kind": before} if isinstance(before, str) and isinstance(value, dict) else before
         value = {"kind": value} if isinstance(value, str) and isinstance(before, dict) else value
         if isinstance(before, dict) and isinstance(value, dict):
             same = value.get("kind", before.get("kind")) == before.get("kind")

@@ -82,11 +82,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--split", choices=["train", "test", "all"], help=f"part of the data (default: {default})")
         self.flags |= DATA_FLAGS
 
-    def add_settings(self, schema: type[Settings], prefix: str) -> None:
-        """A group of flags, one for each of a table of settings."""
+    def add_settings(self, schema: type[Settings], prefix: str, given: dict[str, Any]) -> None:
+        """A group of flags, one for each of a table of settings, whose help shows what is ``given`` as the default."""
         group = self.add_argument_group(prefix)
         for name, field in schema.model_fields.items():
-            add_setting(group, f"{prefix}.{name}", field, field.default)
+            add_setting(group, f"{prefix}.{name}", field, given.get(name, field.default))
         self.flags |= DATA_FLAGS if prefix == "data" else {}
 
 

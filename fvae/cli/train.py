@@ -102,7 +102,7 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
             raise InputError(f"{where}: is of recipe {name}, the command says {recipe}")
         recipe = recipe or name
     if recipe is None and {"-h", "--help"} & set(argv):
-        add_arguments(parser, "RECIPE", f"{parser.description} {HELP}", {}, {})
+        add_arguments(parser, "RECIPE", f"{parser.description} {HELP}", {}, tables)
         parser.parse(["--help"])
     if recipe is None:
         if resume and out:
@@ -119,12 +119,15 @@ def read_arguments(parser: Parser, argv: list[str]) -> tuple[str, dict[str, Any]
     argv, old = old_settings(recipe, argv, make.settings.model_fields)
     tables["model"] = merged(tables["model"], old)
     fields, description = make.settings.model_fields, (make.__doc__ or "").partition("Example:")[0].strip()
-    add_arguments(parser, recipe, description, fields, chosen(fields, tables["model"], argv))
+    add_arguments(parser, recipe, description, fields, tables | {"model": chosen(fields, tables["model"], argv)})
     return recipe, parser.parse(argv), configs, tables
 
 
-def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any], settings: dict[str, Any]) -> None:
-    """The arguments of training a recipe, whose model has these ``fields``, of the kinds that ``settings`` choose."""
+def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any], tables: dict[str, Any]) -> None:
+    """The arguments of training a recipe, whose model has these ``fields``, of the kinds that its settings choose.
+
+    The defaults that the help shows are those of the settings files, where there are any.
+    """
     parser.prog, parser.description = f"fvae train {recipe}", text
     parser.usage = f"fvae train {recipe} --data SRC --out RUN [settings]"
     parser.add_out("the run folder")
@@ -133,9 +136,9 @@ def add_arguments(parser: Parser, recipe: str, text: str, fields: dict[str, Any]
     parser.add_argument("--config", action="append", metavar="FILE", help=config_help)
     parser.add_argument("--recipe", metavar="NAME", help="the recipe, where neither the first argument nor a file says")
     parser.add_argument("--resume", action="store_true", help="continue the run that is there, or begin one")
-    parser.add_settings(DataSettings, "data")
-    add_model_flags(parser, fields, settings)
-    parser.add_settings(TrainSettings, "train")
+    parser.add_settings(DataSettings, "data", tables["data"])
+    add_model_flags(parser, fields, tables["model"])
+    parser.add_settings(TrainSettings, "train", tables["train"])
 
 
 def settings_of(

@@ -98,8 +98,8 @@ class BernoulliDecoder(Decoder, kind="bernoulli"):
 class FlowDecoder(Decoder, kind="flow"):
     """A conditional flow about G(z), a density of dequantized images (images only).
 
-    A decoder as strong as this one needs no latent from the start: train the model with a Gaussian decoder, then begin
-    from its weights (``init``) with this one and the posterior and prior frozen (``freeze``).
+    A decoder as strong as this one leaves the latent unused if it is there from the start: train the model with a
+    Gaussian decoder, then begin from its weights (``init``) with this one and the posterior frozen (``freeze``).
 
     Example:
         >>> decoder = fvae.FlowDecoder(flow=fvae.Glow(levels=2, depth=1, width=8), features=4)

@@ -42,6 +42,20 @@ def test_config_of_a_run_trains_it_again_bit_for_bit(home, fvae, tmp_path):
     assert (home / "run/config.yaml").read_text() == (tmp_path / "again/config.yaml").read_text()
 
 
+def test_help_shows_the_values_of_a_settings_file_as_defaults(fvae):
+    found = fvae("train", "--config", "f_vae_faces_fine", "--help")
+    shown = " ".join(found.out.split())
+    for text in ("one of gaussian, bernoulli, flow, latent; its settings follow (default: latent)", "linear"):
+        assert text in shown
+    for flag, default in (
+        ("model.coder.upsampling", "shuffle"),
+        ("model.flow.depth", "12"),
+        ("train.anneal_steps", "500"),
+    ):
+        assert f"(default: {default})" in shown.partition(f"--{flag} ")[2][:400], flag
+    assert "(default: 2000" in " ".join(fvae("train", "vae", "--help").out.split())
+
+
 def test_later_files_and_flags_override_earlier_ones(fvae, tmp_path):
     (tmp_path / "more.yaml").write_text("model: {flow: {depth: 3, width: 4}}\ntrain: {every: 1}\n")
     files = ["--config", "run/config.yaml", "--config=OUT/more.yaml"]
@@ -101,9 +115,12 @@ def test_flags_of_parts_inside_parts(fvae, tmp_path):
     assert (decoder["flow"]["depth"], decoder["flow"]["width"]) == (1, 96)
     assert (decoder["decoder"]["kind"], decoder["decoder"]["sigma"]) == ("gaussian", 0.2)
     second = ["--model.decoder.decoder", "flow", "--model.decoder.decoder.flow.levels", 1]
-    second += ["--train.init", "OUT/a", "--train.freeze", "posterior,prior,decoder.conditioner"]
+    second += ["--model.coder.upsampling", "shuffle", "--model.decoder.coder.upsampling", "nearest"]
+    second += ["--train.init", "OUT/a", "--train.freeze", "posterior,prior"]
     assert fvae("train", "--config", "OUT/a/config.yaml", "--out", "OUT/b", *second, *STEPS).status == 0
-    assert settings(tmp_path / "b")["model"]["decoder"]["decoder"]["flow"]["levels"] == 1
+    model = settings(tmp_path / "b")["model"]
+    assert (model["coder"]["upsampling"], model["decoder"]["coder"]["upsampling"]) == ("shuffle", "nearest")
+    assert model["decoder"]["decoder"]["flow"]["levels"] == 1
     assert fvae("train", "--out", "OUT/b", "--resume", "--train.steps", 6).status == 0
     for verb, out in (("sample", "s.png"), ("encode", "c.npz"), ("reconstruct", "r.png"), ("score", "s.csv")):
         assert fvae(verb, "OUT/b", "--out", f"OUT/{out}").status == 0, verb
