@@ -131,9 +131,9 @@ class FlowDecoder(Decoder, kind="flow"):
 class LatentDecoder(Decoder, kind="latent"):
     """A second latent on a finer grid, given the first, with an encoder and a flow of its own (images only).
 
-    What the finer latent needn't say is what G makes of the first one, if that was there before: train the model with a
-    Gaussian decoder, then begin from its weights (``init``) with this one, and freeze the posterior and
-    ``decoder.conditioner``. ``decoder`` is that of an image given both latents.
+    Train the model with a Gaussian decoder, then begin from its weights (``init``) with this one, and freeze the
+    posterior and ``decoder.conditioner``, the generator of the first stage: the second latent is then left with what
+    that one does not already show. Height and width are multiples of 2^(levels of ``coder`` + levels of ``flow``).
 
     Example:
         >>> decoder = fvae.LatentDecoder(coder=fvae.Grid(channels=4, levels=1, width=8), flow=fvae.Glow(levels=1))
@@ -153,7 +153,7 @@ class LatentDecoder(Decoder, kind="latent"):
     decoder: Decoder = GaussianDecoder(sigma=0.1)
     """of an image given both latents"""
     sigma: Positive = 0.2
-    """the scale of the difference to G(z) at the start, on [-1, 1] images"""
+    """what the difference to G(z) is divided by for the encoder, at the start; with init, the first stage's sigma_2"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> ConditionalLatent:
         multiple = 2 ** (self.coder.levels + getattr(self.flow, "levels", 0))
