@@ -91,8 +91,8 @@ def say_trivial(
         return
     why = f"perhaps {step} steps are too few" if step else "perhaps it was trained too little"
     why = f"it was best at step {best}, perhaps of too few data" if best and best < step / 2 else why
-    small = 0 < math.prod(model.latent) < (model.modality.dims or math.inf)
-    why += ", or the learning rate is too high" + f", or a latent of {math.prod(model.latent)} is too small" * small
+    small = 0 < model.code_values < (model.modality.dims or math.inf)
+    why += ", or the learning rate is too high" + f", or a latent of {model.code_values} is too small" * small
     say([f"{where}: worse than {trivial} ({unit.from_nats(nats):.4f} {unit.name}): {why}"])
 
 

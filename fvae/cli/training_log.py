@@ -37,6 +37,11 @@ class TrainingLog(ProgressBar):
         if settings.batch_size > len(train):
             more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
             say([f"warning: --train.batch_size {settings.batch_size}: {more}"])
+        if trainer.begun:
+            say([f"begun from {settings.init}: {trainer.begun}"])
+        if settings.freeze:
+            size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            say([f"frozen: {', '.join(settings.frozen)}; {size:,} parameters are trained"])
         if trainer.changed:
             say([f"resumed with {', '.join(trainer.changed)}"])
         steps, minutes = settings.max_steps, settings.minutes

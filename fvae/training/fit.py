@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -105,6 +106,7 @@ def fit(
     run = None if run is None else Path(run)
     content: dict[str, Any] = {}
     changed: list[str] = []
+    begun = ""
     if run:
         check_savable(model)
         source = source or DataSettings(source=str(data) if isinstance(data, str | Path) else "")
@@ -122,7 +124,7 @@ def fit(
         model.to(fabric.device)
         state = read_checkpoint(run, model, digest, fabric.device) if run and resume else None
         if state is None and init:
-            begin_from(model, train, settings, init)
+            begun = begin_from(model, train, settings, init)
         elif state is None and not model.initialized:
             if settings.freeze:
                 raise InputError(
@@ -132,7 +134,7 @@ def fit(
         model.initialized = True
         set_reversible(model, settings.reversible)
         trainer = Trainer(fabric, model, train, test, settings)
-        trainer.changed = changed
+        trainer.changed, trainer.begun = changed, begun
         if state is not None:
             with argument_named("", str(run / CHECKPOINT if run else "")):
                 trainer.load_state(state)
@@ -255,10 +257,10 @@ def begin(model: LatentModel, data: Samples, settings: TrainSettings) -> None:
         initialize(model, x, y)
 
 
-def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init: str | Path | LatentModel) -> None:
+def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init: str | Path | LatentModel) -> str:
     """Initialize a model from another's weights of the same names and shapes, the rest from its first data.
 
-    Raises ``InputError`` where there are none.
+    Returns what was taken, and what is new, in words. Raises ``InputError`` where there are none.
     """
     with argument_named("init"):
         other = init if isinstance(init, LatentModel) else load(init)
@@ -280,6 +282,9 @@ def begin_from(model: LatentModel, data: Samples, settings: TrainSettings, init:
     model.load_state_dict(weights, strict=False)
     begin(model, data, settings)  # what is new is fitted to what is known, which this sets anew
     model.load_state_dict(weights, strict=False)
+    of_parts = Counter(".".join(name.split(".")[:2]) for name in ours.keys() - weights.keys())
+    new = ", ".join(f"{part} ({n})" for part, n in sorted(of_parts.items()))
+    return f"{len(weights)} of {len(ours)} tensors; {f'new are {new}' if new else 'none is new'}"
 
 
 def buffers_of_settings(model: LatentModel) -> set[str]:

@@ -84,6 +84,7 @@ class Trainer:
         self.unit = model.modality.unit
         self.step, self.seconds, self.known_seconds, self.rows = 0, 0.0, 0.0, list[Row]()
         self.best: Best | None = None
+        self.begun = ""  # what was taken from another model, in words
         self.changed: list[str] = []  # the settings that differ from those before it was resumed, in words
         self.losses: list[torch.Tensor] = []
         self.norm, self.skipped, self.skipped_in_a_row = torch.zeros(3, device=fabric.device)

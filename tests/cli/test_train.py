@@ -1,6 +1,7 @@
 """``fvae train`` and ``fvae demo``: what a run holds, where its settings come from, and how it is resumed."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -117,7 +118,10 @@ def test_flags_of_parts_inside_parts(fvae, tmp_path):
     second = ["--model.decoder.decoder", "flow", "--model.decoder.decoder.flow.levels", 1]
     second += ["--model.coder.upsampling", "shuffle", "--model.decoder.coder.upsampling", "nearest"]
     second += ["--train.init", "OUT/a", "--train.freeze", "posterior,prior"]
-    assert fvae("train", "--config", "OUT/a/config.yaml", "--out", "OUT/b", *second, *STEPS).status == 0
+    found = fvae("train", "--config", "OUT/a/config.yaml", "--out", "OUT/b", *second, *STEPS)
+    assert found.status == 0
+    assert re.search(r"begun from .*/a: \d+ of \d+ tensors; new are decoder\.", found.err)
+    assert re.search(r"frozen: posterior, prior; [\d,]+ parameters are trained", found.err)
     model = settings(tmp_path / "b")["model"]
     assert (model["coder"]["upsampling"], model["decoder"]["coder"]["upsampling"]) == ("shuffle", "nearest")
     assert model["decoder"]["decoder"]["flow"]["levels"] == 1
