@@ -119,7 +119,7 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
         active = f"{found['active_units']} of {found['units']} units active"
         if found["second_rate"]:
             print(
-                f"rate        {found['second_rate']:.2f} nats of it for the finer latent; what follows is of the first"
+                f"rate        {found['second_rate']:.2f} nats of it for the decoder's own latent; the latent below is z"
             )
         print(f"latent      {mutual:.2f} nats of mutual information, of {math.log(known):.2f} at most")
         print(f"            {active} (variance of the mean above {ACTIVE_VARIANCE})")

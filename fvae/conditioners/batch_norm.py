@@ -55,7 +55,7 @@ def mean_over_processes(mean: Tensor) -> Tensor:
     return MeanOverProcesses.apply(mean) if several else mean
 
 
-def by_channel(values: Tensor, like: Tensor) -> Tensor:
+def along_channels(values: Tensor, like: Tensor) -> Tensor:
     """(C,), one value a channel of (B, C, *), as (C, 1, ...)."""
     return values.view(-1, *(1 for _ in like.shape[2:]))
 
@@ -78,7 +78,6 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = widen(x)
-        shape = (1, -1, *(1 for _ in x.shape[2:]))
         if self.training:
             flat = x.transpose(0, 1).flatten(1)
             if flat.shape[1] == 1:
@@ -88,7 +87,7 @@ class BatchNorm(nn.Module):
             self.running.update(torch.stack([mean, var]))
         else:
             mean, var = self.running.value
-        return (x - mean.view(shape)) * torch.rsqrt(var.view(shape).clamp(min=self.least))
+        return (x - along_channels(mean, x)) * torch.rsqrt(along_channels(var, x).clamp(min=self.least))
 
 
 class OneSidedBatchNorm(nn.Module):
@@ -115,7 +114,7 @@ class OneSidedBatchNorm(nn.Module):
 
     def forward(self, *cond) -> Pair:
         mean, log_std = self.transform.constrain(*widen(self.net(*cond)).chunk(2, 1))
-        return self.gamma * self.statistics(mean) + by_channel(self.beta, mean), log_std
+        return self.gamma * self.statistics(mean) + along_channels(self.beta, mean), log_std
 
 
 class UnitPower(nn.Module):
@@ -134,7 +133,7 @@ class UnitPower(nn.Module):
             self.running.update(power)
         else:
             power = self.running.value
-        return log_s - 0.5 * torch.log(power).view(1, -1, *(1 for _ in log_s.shape[2:]))
+        return log_s - 0.5 * torch.log(along_channels(power, log_s))
 
 
 class TwoSidedBatchNorm(nn.Module):
@@ -158,7 +157,7 @@ class TwoSidedBatchNorm(nn.Module):
 
     def forward(self, *cond) -> Pair:
         mean, s = widen(self.net(*cond)).chunk(2, 1)
-        part = (1 - self.tau) * torch.sigmoid(-by_channel(self.theta, mean))
+        part = (1 - self.tau) * torch.sigmoid(-along_channels(self.theta, mean))
         if self.published:
             log_s = self.deviations(s).abs().clamp(min=1e-4).log()
         else:
