@@ -98,9 +98,14 @@ class Images(Modality):
         return list(samples.remarks)
 
     def collate(self, values: Any) -> Any:
-        """8-bit values to bins, floor(x / 2^(8 - bits)); unrounded ones, of floating point, are in bins already."""
+        """8-bit values to bins, floor(x / 2^(8 - bits)); unrounded ones, of floating point, are in bins already.
+
+        The values of a pixel lie side by side in memory, as torch's convolutions on CPUs want them: they keep this
+        layout, in which they take about half of the time.
+        """
         unrounded = isinstance(values, np.ndarray) and values.dtype.kind == "f"
-        return values if unrounded else values >> (8 - self.bits)
+        bins = values if unrounded else values >> (8 - self.bits)
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(bins, 1, -1)), -1, 1) if len(bins.shape) == 4 else bins
 
     def check_input(self, x: Tensor, continuous: bool = False) -> None:
         """Refuse values out of the bins (whole ones only if ``continuous``), and images scaled to [0, 1] or [-1, 1]."""
@@ -121,8 +126,8 @@ class Images(Modality):
         rows = (torch.arange(h, device=x.device) + shifts[:, :1]).clamp(0, h - 1)
         columns = (torch.arange(w, device=x.device) + shifts[:, 1:]).clamp(0, w - 1)
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        sample, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
-        return x[sample[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+        sample = torch.arange(len(x), device=x.device)[:, None, None]
+        return x.movedim(1, -1)[sample, rows[:, :, None], columns[:, None]].movedim(-1, 1)
 
     def scaled(self, x: Tensor) -> Tensor:
         return to_unit(x, self.bits)
