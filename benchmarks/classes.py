@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from labels import judge, predict, train_classifier
 
 import fvae
 from fvae.data import load_data
@@ -28,23 +27,6 @@ from fvae.settings import DataSettings
 SAMPLES = 200  # per class
 
 
-def train_classifier(x: torch.Tensor, y: torch.Tensor, steps: int = 1500) -> nn.Module:
-    """Train a network of two convolutions, from images (N, 1, 28, 28) in 0 .. 255 to the logits of ten classes."""
-    torch.manual_seed(1)
-    net = nn.Sequential(
-        nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
-        nn.Linear(64 * 49, 10),
-    )  # fmt: skip
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-    for _ in range(steps):
-        batch = torch.randint(len(x), (128,))
-        loss = F.cross_entropy(net(x[batch].float() / 255), y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.eval()
-
-
 def train_cvae(source: Path, out: Path, steps: int, seed: int, *model: str) -> None:
     words = ["train", "cvae", "--data", str(source), "--out", str(out), f"--train.steps={steps}", "--train.lr=2e-3"]
     words += [f"--train.seed={seed}", "--train.batch_size=64", "--train.accelerator=cpu", "--train.eval_interval=500"]
@@ -53,7 +35,6 @@ def train_cvae(source: Path, out: Path, steps: int, seed: int, *model: str) -> N
     subprocess.run([sys.executable, "-m", "fvae", *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
@@ -67,24 +48,14 @@ def main() -> None:
     train_cvae(source, args.out / "cvae_2", args.steps // 2, args.seed, "--model.coder.size=2")
     sets = [load_data(DataSettings(source=str(args.shared / f"mnist_{part}.npz")), "all") for part in ("train", "test")]
     (x, y), (x_test, y_test) = ((torch.from_numpy(s.values), torch.from_numpy(s.labels)) for s in sets)
-    with torch.enable_grad():
-        net = train_classifier(x, y)
-
-    def predict(images: torch.Tensor) -> torch.Tensor:
-        return net(images.float() / 255).argmax(1)
-
-    right = (predict(x_test) == y_test).float().mean()
+    net = train_classifier(x, y)
+    right = (predict(net, x_test) == y_test).float().mean()
     text = f"The classifier is right about {right:.1%} of the {len(x_test):,} test images.\n\n"
     text += f"| samples classified as their class, of {SAMPLES} | " + " | ".join(map(str, range(10))) + " | all |\n"
     text += "|---|" + "---:|" * 11 + "\n"
     model = fvae.load(args.out / "cvae")
     for temperature in (1.0, 0.8):
-        generator = torch.Generator().manual_seed(args.seed)
-        shares, rows = [], []
-        for digit in range(10):
-            images = to_uint8(model.sample(SAMPLES, torch.full((SAMPLES,), digit), temperature, generator), 8)
-            shares.append((predict(torch.from_numpy(images).permute(0, 3, 1, 2)) == digit).float().mean().item())
-            rows.append(images[:12])
+        shares, rows = judge(model, net, SAMPLES, temperature, args.seed)
         cells = [f"{share:.1%}" for share in [*shares, float(np.mean(shares))]]
         text += f"| T = {temperature:g} | " + " | ".join(cells) + " |\n"
     save_picture(sheet(rows, [str(digit) for digit in range(10)]), args.out / "samples.png")
@@ -93,7 +64,8 @@ def main() -> None:
     plane = fvae.load(args.out / "cvae_2")
     quantiles = torch.special.ndtri(torch.linspace(0.02, 0.98, 12))
     e = torch.cartesian_prod(quantiles, quantiles)
-    grid = to_uint8(plane.decode(e, torch.full((len(e),), 9)), 8)
+    with torch.no_grad():
+        grid = to_uint8(plane.decode(e, torch.full((len(e),), 9)), 8)
     save_picture(sheet(list(grid.reshape(12, 12, *grid.shape[1:]))), args.out / "nine.png")
 
 

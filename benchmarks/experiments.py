@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality import quality, train_features
+from quality import quality, smaller, train_features
 
 import fvae
 from fvae.data import load_data
@@ -45,6 +45,7 @@ DATA = {
     "cifar10": (["--data", "cifar10_train.npz"], "cifar10_test.npz"),
     "mnist": (["--data", "mnist_train.npz", "--data.size", "32"], "mnist_test.npz"),
     "faces32": (["--data", "celeba64.zip", "--data.size", "32"], ""),
+    "faces64": (["--data", "celeba64.zip"], ""),
 }
 
 
@@ -55,6 +56,7 @@ class Run:
     name: str
     recipe: str
     model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 def part(name: str, **settings: Any) -> dict[str, Any]:
@@ -71,6 +73,60 @@ def on_grid(channels: int, levels: int, sigma: float = 0.2, std: str = "fixed") 
     coder = part("coder", kind="grid", channels=channels, width=32, levels=levels)
     posterior = part("posterior", sigma=sigma, std=std, normalize=True)
     return coder | posterior | part("flow", levels=2, depth=6, width=128) | part("decoder", sigma=0.2)
+
+
+FACES = on_grid(12, 3) | part("coder", upsampling="shuffle") | part("flow", depth=12)  # f_vae_faces
+AS_FACES = {"lr": 1e-3, "lr_decay": "cosine", "flip": True, "ema": 0.99}  # its training
+PIXEL_FLOW = part("decoder", kind="flow") | {f"decoder.flow.{k}": v for k, v in {"levels": 3, "depth": 4}.items()}
+
+
+def faces(name: str, recipe: str = "f_vae_reduced", model: dict[str, Any] | None = None, **train: Any) -> Run:
+    """``f_vae_faces`` with some of its settings changed, or another model trained as it is."""
+    return Run(name, recipe, FACES | (model or {}) if recipe == "f_vae_reduced" else model or {}, AS_FACES | train)
+
+
+def grid_of_faces() -> list[Run]:
+    """Latents of 64x64 images: as many on other grids, more and fewer, and each type of sigma_1."""
+    learned = part("posterior", std="scalar", sigma=0.2)
+    return [
+        faces("8x8, 12 channels, sigma_1 0.2"),
+        faces("4x4, 48 channels", model=part("coder", levels=4, channels=48, width=16)),
+        faces("16x16, 3 channels", model=part("coder", levels=2, channels=3)),
+        *(faces(f"{n} channels", model=part("coder", channels=n)) for n in (4, 32)),
+        *(faces(f"sigma_1 {s}", model=part("posterior", sigma=s)) for s in (0.1, 0.3, 0.5)),
+        faces("sigma_1 learned", model=learned),
+    ]
+
+
+def controls() -> list[Run]:
+    """f-VAE on faces, and what is left of it without its parts: the three controls of Su and Wu (2018)."""
+    vae = {k: v for k, v in FACES.items() if k.startswith("coder")} | part("decoder", sigma=0.2)
+    return [
+        faces("f-VAE"),
+        faces("autoencoder: E, G", "vae", vae, beta=0.0),
+        faces("VAE: E, G", "vae", vae),
+        faces("Glow: F", "glow", part("flow", levels=4, depth=8, width=128)),
+    ]
+
+
+def joint() -> list[Run]:
+    """A flow as the decoder from the start, and what may keep its latent from collapse."""
+    return [
+        faces("no measure", model=PIXEL_FLOW),
+        faces("the rate's weight rises over 2,000 steps", model=PIXEL_FLOW, anneal="linear", anneal_steps=2000),
+        faces("1,500 free nats", model=PIXEL_FLOW, free_nats=1500.0),
+    ]
+
+
+def decays() -> list[Run]:
+    """A constant learning rate, and one that falls as a cosine."""
+    vae = part("coder", size=64, width=16)
+    kinds = {"vae": vae, "glow": part("flow", levels=3, depth=4, width=64), "f_vae": SMALL_F}
+    return [
+        Run(f"{name}, {decay}, {lr:g}", name, model, {"lr": lr, "lr_decay": decay})
+        for name, model in kinds.items()
+        for decay, lr in (("none", 1e-3), ("cosine", 1e-3), ("cosine", 2e-3))
+    ]
 
 
 def models(vae: dict[str, Any]) -> list[Run]:
@@ -181,6 +237,10 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
         ]
         for data in ("fashion", "cifar10")
     },
+    "latents": {"faces64": grid_of_faces()},
+    "controls": {"faces64": controls()},
+    "joint": {"faces64": joint()},
+    "decay": {"fashion": decays()},
     "fixed": {
         "fashion": [
             Run(
@@ -230,7 +290,7 @@ EXPERIMENTS: dict[str, dict[str, list[Run]]] = {  # data set: runs
 def command(run: Run, data: str, shared: Path, folder: Path, budget: dict[str, float], seed: int) -> list[str]:
     source = [str(shared / a) if a.endswith((".npz", ".zip")) else a for a in DATA[data][0]]
     train = budget | {"seed": seed, "batch_size": 32, "lr": 2e-3, "eval_interval": 100}
-    train |= {"eval_samples": 128, "accelerator": "cpu"}
+    train |= {"eval_samples": 128, "accelerator": "cpu"} | run.train
     settings = flags("model", run.model) + flags("train", train)
     return [*TRAIN, "train", run.recipe, *source, "--out", str(folder), *settings]
 
@@ -270,7 +330,7 @@ def figures(folder: Path, test: str, shared: Path, features: Path) -> dict[str, 
     real = load_data(
         DataSettings(**(settings | {"source": str(shared / test)} if test else settings)), "all" if test else "test"
     )
-    net = train_features(train.values, features)
+    net = train_features(smaller(train.values), features)
     row = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": last["step"],

@@ -2,10 +2,10 @@
 
 usage: python benchmarks/faces.py --data SRC --out OUT [--size N] [--n 500] [--z T,T,...] [--x T,T,...] RUN [RUN ...]
 
-The features are of a small network that is trained here on the training images (see quality.py), at 32x32 pixels,
-where sharpness is that of the images at their own size. The floor is the distance between the two halves of the
-held-out images; "copies" is the share of samples whose nearest training image, in these features, is nearer than that
-of 99 % of held-out images. Writes table.md and a sheet of samples of each run into OUT.
+The features are of a small network that is trained here on the training images, at 32x32 pixels (see quality.py). The
+floor is the distance between the two halves of the held-out images; "copies" is the share of samples whose nearest
+training image, in these features, is nearer than that of 99 % of held-out images. Writes table.md
+and a sheet of samples of each run into OUT.
 """
 
 import argparse
@@ -13,20 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from quality import quality, sharpness, train_features
+from quality import quality, smaller, train_features
 
 import fvae
 from fvae.data import load_data
 from fvae.data.pictures import save_picture, square, to_uint8
 from fvae.files import write_text
 from fvae.settings import DataSettings
-
-
-def smaller(pixels: np.ndarray) -> np.ndarray:
-    """Images (N, C, H, W) uint8 at 32x32 pixels."""
-    x = F.interpolate(torch.from_numpy(pixels).float(), size=(32, 32), mode="area")
-    return x.round().byte().numpy()
 
 
 @torch.no_grad()
@@ -60,7 +53,7 @@ def main() -> None:
     train, test = (load_data(data, part).values for part in ("train", "test"))
     small_train, small_test = smaller(train), smaller(test)
     net = train_features(small_train, args.out / "features.pt")
-    floor = quality(net, small_test[::2], small_test[1::2])["FID"]
+    floor = quality(net, test[::2], test[1::2])["FID"]
     limit = np.quantile(nearest(net, small_test, small_train), 0.01)
     lines = [
         f"{args.n} samples each against {len(test)} held-out images; FID between halves of these {floor:.2f}",
@@ -74,10 +67,8 @@ def main() -> None:
         for z in map(float, args.z.split(",")):
             for x in decoder:
                 samples = draw(model, args.n, z, x)
-                small = smaller(samples)
-                found = quality(net, small_test, small)
-                found["sharpness"] = sharpness(samples) / sharpness(test)
-                copies = float((nearest(net, small, small_train) < limit).mean())
+                found = quality(net, test, samples)
+                copies = float((nearest(net, smaller(samples), small_train) < limit).mean())
                 shown = f"{found['FID']:.2f} | {found['KID x 1000']:.1f} | {found['sharpness']:.2f} | {copies:.1%}"
                 lines.append(f"| {run.name} | {z:g} | {x:g} | {shown} |")
                 print(lines[-1], flush=True)

@@ -2,7 +2,8 @@
 
 The feature network is trained here, on the training images only, to predict by which multiple of 90 degrees an image
 was rotated, which needs neither labels nor a download. Its distances compare models on one data set under one
-network; they are not comparable with the FID of the Inception network.
+network; they are not comparable with the FID of the Inception network. Images larger than 32x32 are seen at that size,
+in all but their sharpness.
 """
 
 import math
@@ -79,14 +80,22 @@ def sharpness(pixels: np.ndarray) -> float:
     return float(F.conv2d(gray, kernel).flatten(1).var(1).mean())
 
 
+def smaller(pixels: np.ndarray) -> np.ndarray:
+    """Images (N, C, H, W) uint8 at no more than 32x32 pixels."""
+    if max(pixels.shape[2:]) <= 32:
+        return pixels
+    return F.interpolate(torch.from_numpy(pixels).float(), size=(32, 32), mode="area").round().byte().numpy()
+
+
 @torch.no_grad()
 def quality(net: Features, real: np.ndarray, samples: np.ndarray) -> dict[str, float]:
     """FID, KID (times 1000) and the sharpness of samples over that of real images, all (N, C, H, W) uint8."""
-    fid = FrechetInceptionDistance(feature=net, input_img_size=tuple(real.shape[1:]))
+    small = [(smaller(real), True), (smaller(samples), False)]
+    fid = FrechetInceptionDistance(feature=net, input_img_size=tuple(small[0][0].shape[1:]))
     size = min(500, len(real), len(samples))
     kid = KernelInceptionDistance(feature=net, subset_size=size, subsets=20)
     torch.manual_seed(0)
-    for images, are_real in ((real, True), (samples, False)):
+    for images, are_real in small:
         for part in np.array_split(images, math.ceil(len(images) / 250)):
             fid.update(torch.from_numpy(part), real=are_real)
             kid.update(torch.from_numpy(part), real=are_real)

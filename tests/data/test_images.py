@@ -4,6 +4,7 @@ import errno
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sources import png, pngs, read, write_folder, write_zip
 
@@ -241,3 +242,12 @@ def test_images_are_written_as_a_picture_an_array_or_a_folder(tmp_path):
     for name in ("a.npz", "folder2"):
         with pytest.raises(InputError, match=rf"^out: .*{name}: expected a name that ends in .png, .*, for images$"):
             modality.check_out(tmp_path / name, sheet=True)
+
+
+def test_the_values_of_a_pixel_lie_side_by_side():
+    """In the order that torch's convolutions are fastest in, augmented or not."""
+    images = Images((3, 5, 7))
+    x = torch.as_tensor(images.collate(np.ascontiguousarray(np.moveaxis(PICTURES, -1, 1))))
+    assert torch.equal(x, torch.from_numpy(np.moveaxis(PICTURES, -1, 1)))
+    for found in (x, images.augment(x, torch.arange(12) % 2 == 0, torch.ones(12, 2, dtype=torch.long))):
+        assert found.is_contiguous(memory_format=torch.channels_last)

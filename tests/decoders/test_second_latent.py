@@ -130,11 +130,14 @@ def test_sizes_that_it_cannot_halve_are_refused():
         f_vae_reduced((1, 8, 12), coder=Grid(levels=1, width=4), decoder="latent")
     with pytest.raises(ValueError, match=r"^decoder: expected images"):
         f_vae_reduced((3,), decoder="latent")
+    fine = {"kind": "latent", "coder": {"levels": 1}}
     with pytest.raises(ValueError, match=r"^decoder.flow: expected one that takes a condition, as glow, found nice$"):
-        f_vae_reduced((1, 8, 8), coder=Grid(levels=1, width=4), decoder={"kind": "latent", "flow": "nice"})
-    inner = {"kind": "latent", "decoder": {"kind": "flow", "flow": {"levels": 5}}}
+        f_vae_reduced((1, 8, 8), coder=Grid(levels=2, width=4), flow=Glow(levels=1), decoder=fine | {"flow": "nice"})
+    inner = fine | {"decoder": {"kind": "flow", "flow": {"levels": 5}}}
     with pytest.raises(ValueError, match=r"^decoder.decoder: expected images whose height and width are multiples"):
-        f_vae_reduced((1, 16, 16), coder=Grid(levels=1, width=4), decoder=inner)
+        f_vae_reduced((1, 16, 16), coder=Grid(levels=2, width=4), flow=Glow(levels=1), decoder=inner)
+    with pytest.raises(ValueError, match=r"^decoder.coder.levels: expected a grid finer than .* 4 x 4, found 4 x 4$"):
+        f_vae_reduced((1, 16, 16), coder=Grid(levels=2, width=4), decoder="latent")
 
 
 @torch.no_grad()
