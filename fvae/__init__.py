@@ -25,8 +25,8 @@ HOMES = {
     "model": ("LatentModel",),
     "recipes": (
         *("BernoulliDecoder", "FlowDecoder", "FlowPosterior", "GaussianDecoder", "GaussianPosterior", "Glow", "Grid"),
-        *("Identity", "LSTM", "LatentDecoder", "LayerNormalized", "NICE", "NoFlow", "Noise", "OneSided", "RealNVP"),
-        *("Squeezing", "Strided", "TextEncoder", "Transformer", "TwoSided"),
+        *("Identity", "LSTM", "LatentDecoder", "LayerNormalized", "MAF", "NICE", "NoFlow", "Noise", "OneSided"),
+        *("RealNVP", "Squeezing", "Strided", "TextEncoder", "Transformer", "TwoSided"),
     ),
     "runs": ("load", "save"),
     "settings": ("DataSettings", "TrainSettings"),

@@ -8,6 +8,7 @@ from fvae.errors import MachineError as MachineError
 from fvae.interpolation import interpolate as interpolate
 from fvae.model import LatentModel as LatentModel
 from fvae.recipes import LSTM as LSTM
+from fvae.recipes import MAF as MAF
 from fvae.recipes import NICE as NICE
 from fvae.recipes import BernoulliDecoder as BernoulliDecoder
 from fvae.recipes import FlowDecoder as FlowDecoder

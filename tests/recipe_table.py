@@ -13,7 +13,7 @@ from fvae.recipes import RECIPES
 
 GREY, COLOR, VECTOR = (1, 8, 12), (3, 12, 8), (5,)
 ODD = (1, 7, 9)  # which models of two levels pad to 8x12
-EXACT = ("nice", "realnvp", "glow", "noisy_flow")  # flows, whose codes give the data back
+EXACT = ("nice", "realnvp", "glow", "nsf", "maf", "noisy_flow")  # flows, whose codes give the data back
 GAUSSIAN = ("vae", "cvae", "bn_vae")  # whose rate's mean over u is known
 
 FLOW = {"levels": 2, "depth": 2, "width": 8}
@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "nice": {"flow": {"depth": 2, "width": 8, "hidden": 2}},
     "realnvp": {"flow": FLOW},
     "glow": {"flow": FLOW},
+    "nsf": {"flow": {"levels": 2, "depth": 1, "width": 8}},
+    "maf": {"flow": {"depth": 2, "width": 8}},
     "noisy_flow": {"flow": FLOW, "sigma": 0.1},
     "vae": {"coder": STRIDED},
     "cvae": {"coder": STRIDED, "classes": 3},
@@ -90,6 +92,12 @@ TABLE = [
     row("realnvp", COLOR, flow={"split_prior": "conditional"}),
     row("glow", ODD, bits=5),
     row("glow", VECTOR, classes=3),
+    row("glow", COLOR, flow={"coupling": "logistics", "depth": 1}),
+    row("nsf", GREY),
+    row("nsf", VECTOR, flow={"depth": 2}),
+    row("maf", VECTOR, classes=2),
+    row("maf", VECTOR, flow={"transform": "spline", "hidden": 1}),
+    row("maf", (1, 3, 4), flow={"transform": "logistics"}),
     row("noisy_flow", GREY),
     row("noisy_flow", ODD),
     row("noisy_flow", GREY, flow=FLOW | {"kind": "realnvp", "depth": 1}, bits=4),
@@ -114,6 +122,7 @@ TABLE = [
     row("vae", VECTOR, posterior={"kind": "flow", "depth": 2, "width": 8}, coder={"size": 4}),
     row("f_vae", COLOR, posterior={"kind": "flow", "depth": 2, "width": 8}, flow="none", classes=2),
     row("f_vae", GREY),
+    row("f_vae", VECTOR, flow={"kind": "maf", "depth": 2, "width": 8, "transform": "spline"}),
     row("f_vae", COLOR, flow={"coupling": "additive", "mixing": "reverse"}, coder={"tanh": True, "hidden": 0}),
     row("f_vae", GREY, posterior={"sigma": 0.3, "std": "fixed"}, bits=1),
     row("f_vae", COLOR, posterior=CHANNELS, decoder=CHANNELS | {"sigma": 0.03, "least": 0.02}, classes=3),

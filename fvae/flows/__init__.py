@@ -1,5 +1,6 @@
 """Invertible maps: ``forward(x, cond) -> (z, log |det dz/dx|)`` and ``inverse(z, cond) -> x``."""
 
+from fvae.flows.autoregressive import Autoregressive
 from fvae.flows.base import Chain, Flow, Inverse
 from fvae.flows.conditional import ConditionalPosterior
 from fvae.flows.coupling import Checkerboard, Coupling

@@ -12,6 +12,7 @@ from fvae.conditioners import Constant, WithFeatures
 from fvae.errors import InputError
 from fvae.flows import (
     ActNorm,
+    Autoregressive,
     Chain,
     Checkerboard,
     Coupling,
@@ -27,14 +28,20 @@ from fvae.flows import (
 from fvae.flows.fused import CouplingNet, fuse
 from fvae.networks.by_shape import Shape, is_image
 from fvae.networks.conv import conv
+from fvae.networks.masked import MaskedMLP
 from fvae.networks.mlp import coupling_mlp
 from fvae.networks.residual import zeroed
 from fvae.parts.coders import halvable
 from fvae.schema import Depth, Part, Width
-from fvae.transforms import Additive, Affine, Transform
+from fvae.transforms import Additive, Affine, LogisticMixture, RationalQuadratic, Transform
 
 MIXINGS = {"conv": InvertibleConv, "shuffle": shuffle, "reverse": reverse}
-TRANSFORMS: dict[str, Transform] = {"affine": Affine(bound=2.0), "additive": Additive()}
+TRANSFORMS: dict[str, Transform] = {
+    "affine": Affine(bound=2.0),
+    "additive": Additive(),
+    "spline": RationalQuadratic(bins=8, bound=5.0),
+    "logistics": LogisticMixture(components=4),
+}
 
 
 class FlowPart(Part):
@@ -105,8 +112,8 @@ class Glow(MultiscaleFlow, kind="glow"):
     """hidden channels, or units, of the couplings' networks"""
     mixing: Literal["conv", "shuffle", "reverse"] = "conv"
     """of channels between couplings: learned 1x1 convolution, fixed random shuffle, or reversal"""
-    coupling: Literal["affine", "additive"] = "affine"
-    """affine (scale and shift) or additive (shift alone)"""
+    coupling: Literal["affine", "additive", "spline", "logistics"] = "affine"
+    """affine (scale and shift), additive (shift alone), a rational-quadratic spline, or a mixture of logistics"""
     actnorm: bool = True
     """begin each step with a trained shift and scale by channel; without, for comparisons"""
 
@@ -188,6 +195,35 @@ class NICE(FlowPart, kind="nice"):
             net = coupling_mlp(keep, d - keep, self.width, self.hidden)
             flows += [Coupling(net, keep, Additive()), Permute(torch.arange(d).roll(-keep))]
         return Chain(*flows, scaling((d,)))
+
+
+class MAF(FlowPart, kind="maf"):
+    """Autoregressive layers of vectors, each in the reverse order of the one before it (Papamakarios et al., 2017).
+
+    A density takes one pass, a sample as many passes a layer as there are values.
+
+    Example:
+        >>> model = fvae.recipes.maf((4,), flow=fvae.MAF(depth=2, width=16, transform="spline"))
+        >>> model.log_prob(model.sample(3)).shape
+        torch.Size([3])
+    """
+
+    depth: Depth = 5
+    """layers"""
+    width: Width = 128
+    """hidden units of their networks"""
+    hidden: Depth = 2
+    """hidden layers of each network"""
+    transform: Literal["affine", "spline", "logistics"] = "affine"
+    """of each value: affine, a rational-quadratic spline, or a mixture of logistics"""
+
+    def build(self, shape: Shape, squeeze_first: bool = True) -> Flow:
+        d, transform = math.prod(shape), TRANSFORMS[self.transform]
+        flows: list[Flow] = [Flatten(shape)]
+        for i in range(self.depth):
+            net = MaskedMLP(d, transform.parameters, self.width, self.hidden)
+            flows += [*([reverse(d)] if i else []), ActNorm((d,)), Autoregressive(net, transform)]
+        return Chain(*flows)
 
 
 # What they consist of

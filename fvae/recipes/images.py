@@ -8,13 +8,16 @@ from fvae.errors import InputError
 from fvae.model import LatentModel
 from fvae.parts.coders import Coder, Identity, Squeezing, Strided
 from fvae.parts.decoders import Decoder, GaussianDecoder
-from fvae.parts.flows import NICE, FlowPart, Glow, NoFlow, RealNVP
+from fvae.parts.flows import MAF, NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import GaussianPosterior, Noise, Posterior, TwoSided
 from fvae.recipes.models import exact_model, latent_model
 from fvae.recipes.registry import Bits, Classes, Shape, recipe, variant
 from fvae.schema import Depth, Positive, Width
 
-__all__ = ["bn_vae", "cvae", "f_vae", "f_vae_general", "f_vae_reduced", "glow", "nice", "noisy_flow", "realnvp", "vae"]
+__all__ = [
+    *("bn_vae", "cvae", "f_vae", "f_vae_general", "f_vae_reduced", "glow", "maf", "nice", "noisy_flow", "nsf"),
+    *("realnvp", "vae"),
+]
 
 
 @recipe
@@ -48,6 +51,28 @@ def glow(shape: Shape, flow: FlowPart = Glow(), classes: Classes = 0, bits: Bits
         >>> x = torch.randint(256, (3, 1, 8, 8))
         >>> model.decode(model.encode(x)).sub(x).abs().max() < 0.1
         tensor(True)
+    """
+    return exact_model(shape, flow, classes, bits)
+
+
+@variant(glow, flow=Glow(depth=6, width=128, coupling="spline"))
+def nsf() -> None:
+    """A flow of couplings by rational-quadratic splines (Durkan et al., 2019).
+
+    Example:
+        >>> model = fvae.recipes.nsf((4,), flow=fvae.Glow(depth=1, width=8, coupling="spline"))
+        >>> model.log_prob(torch.randn(3, 4)).shape
+        torch.Size([3])
+    """
+
+
+@recipe
+def maf(shape: Shape, flow: FlowPart = MAF(), classes: Classes = 0, bits: Bits = 8) -> LatentModel:
+    """A flow whose values are each transformed as those before them say (Papamakarios et al., 2017).
+
+    Example:
+        >>> fvae.recipes.maf((4,), flow=fvae.MAF(depth=2, width=8)).log_prob(torch.randn(3, 4)).shape
+        torch.Size([3])
     """
     return exact_model(shape, flow, classes, bits)
 

@@ -22,6 +22,7 @@ from fvae.conditioners import (
 from fvae.flows import (
     ActNorm,
     Augment,
+    Autoregressive,
     Chain,
     Checkerboard,
     Coupling,
@@ -39,8 +40,9 @@ from fvae.flows import (
     shuffle,
 )
 from fvae.flows.fused import CouplingNet, FusedSteps, set_reversible
+from fvae.networks.masked import MaskedMLP
 from fvae.recipes import NICE, Glow, RealNVP, Squeezing, Strided, bn_vae, f_vae, f_vae_general, glow, nice, realnvp, vae
-from fvae.transforms import Additive, Affine
+from fvae.transforms import Additive, Affine, LogisticMixture, RationalQuadratic
 
 BATCH = 3
 IMAGE = (2, 4, 4)
@@ -104,6 +106,11 @@ def fused(shape, coupling, mixing, reversible: bool) -> Flow:
     return steps
 
 
+def spread(transform) -> Callable[[int, int], Coupling]:
+    """A coupling by a transform of many parameters."""
+    return lambda keep, moved: Coupling(Net(keep, transform.parameters * moved), keep, transform)
+
+
 TABLE = {
     "squeeze 3": Row(lambda: Squeeze(3), (2, 3, 6)),
     "flatten": Row(lambda: Flatten(IMAGE), IMAGE),
@@ -142,6 +149,25 @@ TABLE = {
     "coupling of vectors": Row(lambda: Coupling(Net(2, 6), 2), (5,)),
     "coupling, conditional": Row(lambda: Coupling(Net(2, 6, 3), 2), (5, 2, 3), floats(3)),
     "coupling, additive, conditional": Row(lambda: Coupling(Net(2, 3, 3), 2, Additive()), (5,), floats(3)),
+    **{
+        f"{name}, {kind}": Row(make, shape, cond)
+        for kind, t in [
+            ("spline", RationalQuadratic(4)),
+            ("spline and its tails", RationalQuadratic(2, 1.5)),
+            ("mixture of logistics", LogisticMixture(3)),
+        ]
+        for name, make, shape, cond in [
+            ("coupling", lambda t=t: Coupling(Net(2, 2 * t.parameters), 2, t), (4, 2, 3), None),
+            ("coupling, conditional", lambda t=t: Coupling(Net(2, 3 * t.parameters, 3), 2, t), (5,), floats(3)),
+            ("elementwise", lambda t=t: Elementwise(Net(3, 4 * t.parameters), t), (4,), floats(3)),
+            ("autoregressive", lambda t=t: Autoregressive(MaskedMLP(4, t.parameters, 7), t), (4,), None),
+            ("steps", lambda t=t: fused((4, 3, 2), spread(t), InvertibleConv, False), (4, 3, 2), None),
+        ]
+    },
+    "autoregressive, affine": Row(lambda: Autoregressive(MaskedMLP(5, 2, 7, 3)), (5,)),
+    "autoregressive, additive, conditional": Row(
+        lambda: Autoregressive(MaskedMLP(4, 1, 9, 1, context=3), Additive()), (4,), floats(3)
+    ),
     **{
         f"checkerboard, {kind}, {'white' if color else 'black'}": Row(
             lambda net=net, color=color, transform=transform: Checkerboard(net(), color, transform), shape, cond
@@ -365,12 +391,28 @@ def test_translations(name, float64):
         assert not log_det.any()
 
 
+@pytest.mark.parametrize("hidden", [1, 3])
+def test_masked_networks_see_what_comes_before(hidden, float64):
+    """Output i of each parameter depends on every input before i, and on no other."""
+    net = perturb(MaskedMLP(4, 3, 12, hidden))
+    jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0], torch.randn(4)).reshape(3, 4, 4)
+    assert torch.equal(jacobian != 0, torch.ones(4, 4).tril(-1).bool().expand(3, 4, 4))
+
+
+@torch.no_grad()
+def test_an_autoregressive_flow_of_one_value_has_constant_parameters(float64):
+    flow, x = perturb(Autoregressive(MaskedMLP(1, 2, 7))), torch.randn(3, 1)
+    z, log_det = flow(x)
+    torch.testing.assert_close(flow.inverse(z), x)
+    assert log_det.unique().numel() == 1
+
+
 COMPILED = [  # each class of layer once; whole recipes are compiled in their own tests
     *("squeeze 3", "convolution", "standardize", "dequantize to 8 bits", "backwards, classes"),
     *("elementwise, optimal std", "elementwise, std by a head", "elementwise, one-sided", "elementwise, two-sided"),
     *("checkerboard, conditional, white", "subclass, inverse and log-determinant", "third-party, chain, conditional"),
     *("chain, conditional", "steps, conditional", "steps, permuted, conditional", "multiscale, 2 levels, as it is"),
-    "backwards, class weights",
+    *("backwards, class weights", "autoregressive, spline", "coupling, mixture of logistics"),
 ]
 
 
