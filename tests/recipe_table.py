@@ -94,7 +94,7 @@ TABLE = [
     row("glow", VECTOR, classes=3),
     row("glow", COLOR, flow={"coupling": "logistics", "depth": 1}),
     row("nsf", GREY),
-    row("nsf", VECTOR, flow={"depth": 2}),
+    row("nsf", VECTOR, flow={"depth": 2}, classes=2),
     row("maf", VECTOR, classes=2),
     row("maf", VECTOR, flow={"transform": "spline", "hidden": 1}),
     row("maf", (1, 3, 4), flow={"transform": "logistics"}),

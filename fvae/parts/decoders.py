@@ -161,9 +161,9 @@ class LatentDecoder(Decoder, kind="latent"):
             expected = f"expected images whose height and width are multiples of {multiple}"
             raise InputError(f"{expected}, found {' x '.join(map(str, shape))}", "decoder")
         fine, factor = self.coder.latent(shape), 2**self.coder.levels
-        if fine[1:] <= latent[1:]:
+        if fine[1:] < latent[1:]:
             expected, found = (" x ".join(map(str, grid[1:])) for grid in (latent, fine))
-            text = f"expected a grid finer than the first latent's, {expected}, found {found}"
+            text = f"expected a grid no coarser than the first latent's, {expected}, found {found}"
             raise InputError(text, "decoder.coder.levels")
         encoder = self.coder.encoder((2 * shape[0], *shape[1:]), self.posterior.outputs)
         small = shape[0] * factor**2

@@ -56,7 +56,7 @@ def renamed(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Flat settings of before 0.2 as those of today, each under its part; others as they are."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        path = MODEL[recipe].get(name, name)
+        path = MODEL.get(recipe, {}).get(name, name)
         part, _, last = path.rpartition(".")
         value = VALUES.get(path, {}).get(value, value) if isinstance(value, str) else value
         (found.setdefault(part, {}) if part else found)[last] = value

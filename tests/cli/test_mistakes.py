@@ -30,7 +30,7 @@ MISTAKES = {
     f"{TRAIN} --model.coder.tanh perhaps": "--model.coder.tanh: input should be a valid boolean, unable to interpret",
     f"{TRAIN} --model.flow.mixing nope": "--model.flow.mixing: input should be 'conv', 'shuffle' or 'reverse', found",
     f"{TRAIN} --model x": "unrecognized argument --model; did you mean --model.flow? (fvae train f_vae --help lists",
-    f"{TRAIN} --model.flow nix": "--model.flow: expected one of none, glow, realnvp, nice, found nix",
+    f"{TRAIN} --model.flow nix": "--model.flow: expected one of none, glow, realnvp, nice, maf, found nix",
     f"{TRAIN} --model.flow.depth 0": "--model.flow.depth: input should be greater than or equal to 1, found 0",
     f"{TRAIN} --model.flow.dpth 1": "unrecognized argument --model.flow.dpth; did you mean --model.flow.depth? (fvae",
     f"{TRAIN} --train.batch_size 9 --train.devices 2": "--train.batch_size: expected a multiple of the 2 devices,",

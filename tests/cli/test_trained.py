@@ -34,6 +34,8 @@ SMALL: dict[str, dict] = {
     "nice": {"flow.depth": 4, "flow.width": 64, "flow.hidden": 1, "lr": 3e-2},  # its scales are the digits' 64 values'
     "realnvp": STEPS,
     "glow": STEPS | {"flow.depth": 4, "flow.width": 32},
+    "nsf": STEPS,
+    "maf": {"flow.depth": 2, "flow.width": 64},
     "noisy_flow": STEPS | {"sigma": 0.1},
     "vae": CODERS,
     "cvae": CODERS | {"lr": 1e-2},  # with sigma_2 fixed at 1 its bound pulls least at the images

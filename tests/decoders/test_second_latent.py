@@ -136,8 +136,9 @@ def test_sizes_that_it_cannot_halve_are_refused():
     inner = fine | {"decoder": {"kind": "flow", "flow": {"levels": 5}}}
     with pytest.raises(ValueError, match=r"^decoder.decoder: expected images whose height and width are multiples"):
         f_vae_reduced((1, 16, 16), coder=Grid(levels=2, width=4), flow=Glow(levels=1), decoder=inner)
-    with pytest.raises(ValueError, match=r"^decoder.coder.levels: expected a grid finer than .* 4 x 4, found 4 x 4$"):
-        f_vae_reduced((1, 16, 16), coder=Grid(levels=2, width=4), decoder="latent")
+    coarser = r"^decoder.coder.levels: expected a grid no coarser than .* 8 x 8, found 4 x 4$"
+    with pytest.raises(ValueError, match=coarser):
+        f_vae_reduced((1, 16, 16), coder=Grid(levels=1, width=4), decoder="latent")
 
 
 @torch.no_grad()
