@@ -22,7 +22,7 @@ def old_settings(recipe: str, argv: list[str], fields: dict[str, Any]) -> tuple[
     old: dict[str, Any] = {}
     kinds: dict[str, Any] = {}
     for name, value in vars(values).items():
-        today = MODEL.get(recipe, {})[name]
+        today = MODEL[recipe][name]
         if name in fields and value not in VALUES.get(today, {}):  # a flag of today, too
             kinds[name] = value
             rest.append(f"--model.{name}={value}")
