@@ -4,8 +4,8 @@ usage: python benchmarks/faces.py --data SRC --out OUT [--size N] [--n 500] [--z
 
 The features are of a small network that is trained here on the training images, at 32x32 pixels (see quality.py). The
 floor is the distance between the two halves of the held-out images; "copies" is the share of samples whose nearest
-training image, in these features, is nearer than that of 99 % of held-out images. Writes table.md
-and a sheet of samples of each run into OUT.
+training image, in these features, is nearer than that of 99 % of held-out images. Writes table.md and
+a sheet of samples of each run into OUT.
 """
 
 import argparse

@@ -16,7 +16,7 @@ def is_part(annotation: Any) -> bool:
 def old_settings(recipe: str, argv: list[str], fields: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Arguments without the model's flags of before 0.2, and the settings of today that these mean."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in MODEL.get(recipe, {}):
+    for name in MODEL[recipe]:
         first.add_argument(f"--model.{name}", dest=name, nargs="?", const="", default=argparse.SUPPRESS)
     values, rest = first.parse_known_args(argv)
     old: dict[str, Any] = {}

@@ -100,8 +100,8 @@ class Images(Modality):
     def collate(self, values: Any) -> Any:
         """8-bit values to bins, floor(x / 2^(8 - bits)); unrounded ones, of floating point, are in bins already.
 
-        The values of a pixel lie side by side in memory, as torch's convolutions on CPUs want them: they keep this
-        layout, in which they take about half of the time.
+        The values of a pixel lie side by side in memory, a layout that torch's convolutions keep and are faster in on
+        CPUs: a step of ``f_vae_faces`` took 0.6 of the time.
         """
         unrounded = isinstance(values, np.ndarray) and values.dtype.kind == "f"
         bins = values if unrounded else values >> (8 - self.bits)

@@ -56,9 +56,9 @@ class FlowPart(Part):
         raise InputError(f"expected one that takes a condition, as glow, found {self.kind}", "flow")
 
     def couplings(self, shape: Shape, features: int = 0) -> Flow:
-        """A flow of ``shape`` to itself for inside a posterior, the identity at the start, given so many features.
+        """A flow of ``shape`` to itself for inside a posterior, given so many features.
 
-        Raises ``InputError``.
+        At the start it is the identity, but for mixtures of logistics. Raises ``InputError``.
         """
         raise InputError(f"expected one that can stand inside a posterior, as glow, found {self.kind}", "flow")
 

@@ -66,15 +66,14 @@ def nsf() -> None:
     """
 
 
-@recipe
-def maf(shape: Shape, flow: FlowPart = MAF(), classes: Classes = 0, bits: Bits = 8) -> LatentModel:
+@variant(glow, flow=MAF())
+def maf() -> None:
     """A flow whose values are each transformed as those before them say (Papamakarios et al., 2017).
 
     Example:
         >>> fvae.recipes.maf((4,), flow=fvae.MAF(depth=2, width=8)).log_prob(torch.randn(3, 4)).shape
         torch.Size([3])
     """
-    return exact_model(shape, flow, classes, bits)
 
 
 @recipe

@@ -1,5 +1,6 @@
 """Settings under the names that they had before 0.2: accepted, with a line that says so, until 1.0."""
 
+from collections import defaultdict
 from typing import Any
 
 from fvae.recipes import RECIPES
@@ -21,7 +22,7 @@ TEXT = {
     "embedding": "decoder.embedding",
     "hidden": "decoder.hidden",
 }
-MODEL: dict[str, dict[str, str]] = {  # by recipe, old name to new
+BY_RECIPE: dict[str, dict[str, str]] = {  # old name to new
     "nice": {"depth": "flow.depth", "width": "flow.width", "hidden": "flow.hidden"},
     "realnvp": F,
     "glow": F,
@@ -44,6 +45,7 @@ MODEL: dict[str, dict[str, str]] = {  # by recipe, old name to new
     },
     "language_model": TEXT,
 }
+MODEL = defaultdict[str, dict[str, str]](dict, BY_RECIPE)  # other recipes, which 0.1 had not, have no old names
 VALUES = {  # of the new name, old value to new
     "decoder.std": {"gradient": "scalar", "closed": "optimal"},
     "decoder.likelihood": {"quantised": "discretized", "dequantised": "density"},
@@ -56,7 +58,7 @@ def renamed(recipe: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Flat settings of before 0.2 as those of today, each under its part; others as they are."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        path = MODEL.get(recipe, {}).get(name, name)
+        path = MODEL[recipe].get(name, name)
         part, _, last = path.rpartition(".")
         value = VALUES.get(path, {}).get(value, value) if isinstance(value, str) else value
         (found.setdefault(part, {}) if part else found)[last] = value
