@@ -19,12 +19,14 @@ from typing import Any
 
 __version__ = "0.2.0.dev0"
 HOMES = {
-    "data": ("Samples", "read_data"),
+    "columns": ("Column", "Schema"),
+    "data": ("Samples", "detect", "read_data"),
     "errors": ("InputError", "MachineError"),
     "interpolation": ("interpolate",),
     "model": ("LatentModel",),
     "recipes": (
-        *("BernoulliDecoder", "FlowDecoder", "FlowPosterior", "GaussianDecoder", "GaussianPosterior", "Glow", "Grid"),
+        *("BernoulliDecoder", "ColumnsDecoder", "FlowDecoder", "FlowPosterior", "GaussianDecoder"),
+        *("GaussianPosterior", "Glow", "Grid"),
         *("Identity", "LSTM", "LatentDecoder", "LayerNormalized", "MAF", "NICE", "NoFlow", "Noise", "OneSided"),
         *("RealNVP", "Squeezing", "Strided", "TextEncoder", "Transformer", "TwoSided"),
     ),

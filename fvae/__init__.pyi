@@ -1,7 +1,10 @@
 """What type checkers and editors see of ``fvae``, whose names are imported when they are first used."""
 
 from fvae import recipes as recipes
+from fvae.columns import Column as Column
+from fvae.columns import Schema as Schema
 from fvae.data import Samples as Samples
+from fvae.data import detect as detect
 from fvae.data import read_data as read_data
 from fvae.errors import InputError as InputError
 from fvae.errors import MachineError as MachineError
@@ -11,6 +14,7 @@ from fvae.recipes import LSTM as LSTM
 from fvae.recipes import MAF as MAF
 from fvae.recipes import NICE as NICE
 from fvae.recipes import BernoulliDecoder as BernoulliDecoder
+from fvae.recipes import ColumnsDecoder as ColumnsDecoder
 from fvae.recipes import FlowDecoder as FlowDecoder
 from fvae.recipes import FlowPosterior as FlowPosterior
 from fvae.recipes import GaussianDecoder as GaussianDecoder

@@ -140,7 +140,7 @@ class LatentModel(nn.Module):
         found = self.decoder(x, z, *self.decoder_condition(y), **noise)
         if isinstance(found, Terms):
             return Terms(log_u, log_det, volume, log_z, closed=closed).with_latent(found)
-        return Terms(log_u, log_det, found + volume, log_z, kl, closed)
+        return Terms(log_u, log_det, found + volume.to(found.dtype), log_z, kl, closed)
 
     # What the parts are conditioned on
 
@@ -183,7 +183,7 @@ class LatentModel(nn.Module):
         if x is not None:
             with argument_named("x"):
                 self.modality.check_input(x.detach(), continuous)
-            values = x.to(self.like.dtype) if x.is_floating_point() or self.modality.bits else x
+            values = self.modality.cast(x, self.like.dtype)
         else:
             assert e is not None
             if e.ndim != 2 or e.shape[1] != self.code_values or not len(e):

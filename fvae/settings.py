@@ -51,6 +51,10 @@ class DataSettings(Settings):
     """text: tokens a sentence; longer ones are truncated"""
     labels: str | None = None
     """text: a file with a label a line (a .txt or .gz; default: none)"""
+    types: str = "auto"
+    """tables: numbers, of which a density is modelled; detect, which finds each column's type (continuous, whole or
+    rounded numbers, categories, dates), for f_vae, vae and the like; a schema.json; auto: numbers, where the table
+    holds nothing else"""
     allow_degenerate: bool = False
     """tables: train on columns that have no density: rounded, mostly one value, or a combination of others"""
 

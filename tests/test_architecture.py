@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fvae"
 
 # From the ground up: each module or package may import those before it.
 ORDER = [
-    *("errors", "tokens", "schema", "documents", "settings", "files", "precision", "density", "transforms"),
+    *("errors", "tokens", "schema", "documents", "columns", "settings", "files", "precision", "density", "transforms"),
     "data",
     "networks",
     *("conditioners", "terms", "flows", "decoders"),
@@ -25,8 +25,8 @@ ORDER = [
 ]
 ONLY = {  # packages that import less than their place allows
     "networks": {"tokens"},  # networks know no probability
-    "data": {"errors", "tokens", "schema", "documents", "settings", "files", "density"},
-    "conditioners": {"precision", "transforms", "density"},
+    "data": {"errors", "tokens", "schema", "documents", "columns", "settings", "files", "density"},
+    "conditioners": {"columns", "precision", "transforms", "density"},
     "model": {"density", "transforms", "data", "conditioners", "flows", "errors", "terms"},  # and no concrete part
 }
 FENCED = {"fvae.flows.fused": {"flows", "parts", "statistics", "training"}}  # who may import the fast paths

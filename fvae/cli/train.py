@@ -14,7 +14,8 @@ from fvae.cli.model_flags import add_model_flags, chosen, merged, old_settings, 
 from fvae.cli.parser import Parser, table
 from fvae.cli.run_data import say_trivial
 from fvae.cli.training_log import TrainingLog
-from fvae.data import TOKENIZER_FILE, Modality, Text, Tokenizer, load_data, modality_of
+from fvae.data import TOKENIZER_FILE, Modality, Samples, Table, Text, Tokenizer, TypedTable, load_data, modality_of
+from fvae.data.table import degenerate_columns
 from fvae.errors import InputError, did_you_mean
 from fvae.files import need_folder
 from fvae.recipes import RECIPES
@@ -46,6 +47,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         raise InputError(f"{data.source}: {needs}", "source")
     like = text_of_run(out, data.max_length) if is_text and resume else None
     train = load_data(data, "train", like)
+    data, train = typed_as_needed(data, train, make)
     test = load_data(data, "test", train.modality)
     torch.manual_seed(settings.seed)
     classes = make.settings.model_fields.get("classes")
@@ -53,7 +55,7 @@ def run(parser: Parser, argv: list[str]) -> None:
         if train.labels is None:
             raise InputError(f"{data.source}: expected labels, which {recipe} needs, found none", "source")
         model_settings["classes"] = len(train.modality.classes) or int(train.labels.max()) + 1
-    model = make(train.shape, **model_settings)
+    model = make(train.modality.recipe_shape, **model_settings)
     keep_freed_memory()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -72,6 +74,17 @@ def run(parser: Parser, argv: list[str]) -> None:
         best = f"best held-out {last[f'best_{unit.key}']:.4f} {unit.name} at step {last['best_step']}"
         print(f"{out}: step {last['step']}, {best}")
         say_trivial(model, last[f"best_{unit.key}"], train, test, out, last["step"], last["best_step"])
+
+
+def typed_as_needed(data: DataSettings, train: Samples, make: Any) -> tuple[DataSettings, Samples]:
+    """A table, by ``types`` auto, as a recipe takes it: by a schema if there is need and a decoder by column."""
+    typed = isinstance(train.modality, TypedTable)
+    if data.types != "auto" or not isinstance(train.modality, Table) or typed == make.takes_schema:
+        return data, train
+    if not typed and (data.allow_degenerate or not degenerate_columns(train)):
+        return data, train
+    data = data.model_copy(update={"types": "numbers" if typed else "detect"})
+    return data, load_data(data, "train")
 
 
 class Terminated(Exception):

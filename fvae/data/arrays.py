@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fvae.data.files import argument_named, reading
+from fvae.data.detection import arrow_table, cells_of
+from fvae.data.files import argument_named
 from fvae.data.modality import Modality
 from fvae.data.samples import Samples, numbered
-from fvae.data.table import Table, numeric_columns
+from fvae.data.table import Table
+from fvae.data.table_files import numeric_columns, without_labels
+from fvae.data.typed_table import TypedTable
 from fvae.errors import InputError
 
 
@@ -34,6 +37,8 @@ def from_memory(
     if isinstance(data, Samples) and labels is None:
         return data
     with argument_named(arguments[0]):
+        if isinstance(like, TypedTable) and hasattr(data, "columns"):
+            data = typed_samples(data, like)
         values, own_labels, columns = unpack(data)
     if own_labels is not None and labels is not None:
         raise InputError("expected none, since the data have their own", arguments[1])
@@ -51,15 +56,18 @@ def unpack(data: Any) -> tuple[Any, Any, list[str]]:
     if isinstance(data, Dataset):
         return *read_dataset(data), []
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        import pyarrow
-
-        with reading("a DataFrame"):
-            if hasattr(data, "to_arrow"):  # as of Polars
-                return numeric_columns(data.to_arrow())
-            return numeric_columns(pyarrow.Table.from_pandas(data, preserve_index=False))
+        return numeric_columns(arrow_table(data))
     if isinstance(data, np.ndarray) and data.dtype.kind in "UO":
         data = data.tolist()
     return data if is_text(data) else as_array(data), None, []
+
+
+def typed_samples(frame: Any, like: TypedTable) -> Samples:
+    """The columns of a DataFrame as a model's schema has them, and a column of labels; raises ``InputError``."""
+    table, labels = without_labels(arrow_table(frame))
+    values = like.encode(cells_of(table))
+    numbers, classes = (None, like.classes) if labels is None else numbered(labels)
+    return Samples(values, [str(i) for i in range(len(values))], numbers, modality=replace(like, classes=classes))
 
 
 def is_text(data: Any) -> bool:

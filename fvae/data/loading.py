@@ -10,7 +10,8 @@ from fvae.data.images import Images, load_images
 from fvae.data.modality import Modality
 from fvae.data.samples import Samples
 from fvae.data.sources import is_path
-from fvae.data.table import Table, holds_table, load_table
+from fvae.data.table import Table
+from fvae.data.table_files import holds_table, load_table
 from fvae.data.text import Text, holds_text, load_text
 from fvae.errors import InputError
 from fvae.schema import checked
@@ -19,7 +20,7 @@ from fvae.settings import DataSettings
 LOADERS: dict[Any, Any] = {Images: load_images, Table: load_table, Text: load_text}
 SETTINGS: dict[type[Modality], tuple[str, ...]] = {
     Images: ("size", "fit", "color", "split"),
-    Table: ("allow_degenerate",),
+    Table: ("types", "allow_degenerate"),
     Text: ("tokenizer", "vocabulary_size", "max_length", "labels"),
 }
 
@@ -74,7 +75,7 @@ def load_data(data: DataSettings, part: str = "train", like: Modality | None = N
         path = local_path(data.source)
         if path.exists() and not path.is_dir() and not path.is_file():  # a pipe or a device may have no end
             raise InputError("expected a file or a folder, found a pipe, a socket or a device")
-        if like and type(like) not in (modality, Modality):
+        if like and not (isinstance(like, modality) or type(like) is Modality):
             raise InputError(f"expected {like.noun} as the model has, found {modality.noun}")
         check_settings(data, modality)
         samples = LOADERS[modality](data, part, like)

@@ -68,6 +68,11 @@ class Modality:
     # What the data are
 
     @property
+    def recipe_shape(self) -> Any:
+        """What a recipe makes a model of: the shape or, of a table of several types, its schema."""
+        return self.shape
+
+    @property
     def unit(self) -> Unit:
         """Nats a sample: bits/dim of continuous data would depend on their scale."""
         return NATS
@@ -138,6 +143,10 @@ class Modality:
     def collate(self, values: Any) -> Any:
         """Stored values (N, ...), an array or a tensor, as the model takes them."""
         return values
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Input x of the type that a model of ``dtype`` takes."""
+        return x.to(dtype) if x.is_floating_point() or self.bits else x
 
     def check_input(self, x: Tensor, continuous: bool = False) -> None:
         """Refuse x that a model doesn't take, before it is given any; raises ``InputError``."""

@@ -1,7 +1,5 @@
-"""Tables: numeric columns of any source as one float32 array: a .csv, an .npz with `x`, a .parquet of numbers."""
+"""Tables of numbers on their own scales, as one float32 array."""
 
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +8,12 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from fvae.data.files import local_path, read_npz, reading
 from fvae.data.modality import DataConfig, Modality
 from fvae.data.pictures import save_scatter
-from fvae.data.samples import Samples, digests, first_names, numbered, part_of
+from fvae.data.samples import Samples
 from fvae.documents import UniqueNames, check_document
 from fvae.errors import InputError
 from fvae.files import write_csv
-from fvae.settings import DataSettings
-
-LABELS = ("label", "labels", "class")
 
 
 class TableConfig(DataConfig):
@@ -136,135 +130,6 @@ def degenerate_columns(samples: Samples) -> str:
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
 
 
-def holds_table(source: str) -> bool:
-    """Whether a source is a table, and not images or text."""
-    path = local_path(source)
-    name = path.name.lower()
-    if not os.path.isfile(path):
-        return False
-    try:
-        if name.endswith(".npz"):
-            arrays = zipfile.ZipFile(path).namelist()
-            return "x.npy" in arrays and "images.npy" not in arrays
-        if name.endswith(".parquet"):
-            import pyarrow.parquet
-
-            return not any("binary" in str(field.type) for field in pyarrow.parquet.read_schema(path))
-    except (OSError, ValueError, zipfile.BadZipFile):  # broken: the reader of images says how
-        return False
-    return name.endswith((".csv", ".csv.gz"))
-
-
-def load_table(data: DataSettings, part: str, like: Modality | None) -> Samples:
-    """A part of a table's rows; raises ``InputError`` for broken tables and those that are not finite numbers."""
-    path = local_path(data.source)
-    x, labels, columns = load_npz(path) if path.name.lower().endswith(".npz") else numeric_columns(read_arrow(path))
-    if x.ndim != 2 or 0 in x.shape:
-        raise InputError(f"expected numbers x (N, D), found shape {x.shape}")
-    if labels is not None and len(labels) != len(x):
-        raise InputError(f"expected a label for each of {len(x)} rows, found {len(labels)}")
-    numbers, classes = (None, []) if labels is None else numbered(labels)
-    table = Table(x.shape[1:], classes, columns)
-    values = table.to_stored(x)
-    if len(x) > 1 and (part == "train" or like is None):  # rows that a model is used on need not vary
-        check_spread(x, values, table.names)
-    names = [f"{path.name}[{i}]" for i in range(len(x))]
-    unnamed = path.suffix.lower() != ".npz" and columns == default_names(len(columns))
-    remarks = [f"{path.name}: no names in the first line, which is taken for the first row"] if unnamed else []
-    rows = Samples(values, names, numbers, modality=table, remarks=remarks)
-    return rows.take(part_of(first_names(rows.names, digests(values)), data.held_out, part, "rows"))
-
-
-def check_spread(x: np.ndarray, stored: np.ndarray, columns: list[str]) -> None:
-    """Refuse columns that don't vary, or by less than 32 bits resolve; raises ``InputError``."""
-    x = x.astype(np.float64)
-    rounding, spread = np.abs(stored - x).max(0), x.std(0)
-    for name, low, high, lost in zip(columns, x.min(0), x.max(0), rounding > 1e-3 * spread, strict=True):
-        if low == high:
-            raise InputError(f"expected columns that vary, found one value only in column {name}; leave it out")
-        if lost:
-            values = f"{low:.15g} to {high:.15g} in column {name}; subtract {low:.15g} first"
-            raise InputError(f"expected values that numbers of 32 bits resolve, found {values}")
-
-
-Columns = tuple[np.ndarray, list[Any] | None, list[str]]
-
-
-def load_npz(path: Path) -> Columns:
-    """The arrays x (N, D) and, where there are, labels (N,) of an .npz."""
-    x, labels, y = read_npz(path, "x", "labels", "y")
-    assert x is not None
-    labels = y if labels is None else labels
-    if x.dtype.kind not in "fiub":
-        raise InputError(f"expected numbers in x, found {x.dtype}")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.ndim != 1):
-        raise InputError(f"expected integer labels (N,), found {labels.dtype} {labels.shape}")
-    columns = default_names(x.shape[1]) if x.ndim == 2 else []
-    return x, None if labels is None else labels.tolist(), columns
-
-
-def numeric_columns(table: Any) -> Columns:
-    """The numeric columns of an Arrow table, and the one called label, if there is one; raises ``InputError``."""
-    from pyarrow import types
-
-    names = table.column_names
-    if not table.num_rows:
-        raise InputError("expected rows of numbers, found none")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"expected a name for each column, found two columns called {twice[0]}")
-    label = next((name for name in names if name.lower() in LABELS), None)
-    columns = [name for name in names if name != label]
-    if not columns:
-        raise InputError(f"expected columns of numbers, found {', '.join(names) or 'none'}")
-    for name in columns:
-        kind, empty = table.schema.field(name).type, table.column(name).null_count
-        if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
-            raise InputError(f"expected numbers in column {name}, found {kind}; leave it out or call it label")
-        if empty:
-            found = f"{empty} empty (or NaN, NA, null), the first in row {table.column(name).is_null().index(True)}"
-            raise InputError(f"expected a number in every row of column {name}, found {found}; fill or drop them")
-    x = np.stack([table.column(name).to_numpy().astype(np.float64) for name in columns], 1)
-    if label is None:
-        return x, None, columns
-    if types.is_nested(table.schema.field(label).type):
-        raise InputError(f"expected numbers or text in {label}, found {table.schema.field(label).type}")
-    with reading("labels that are numbers, text or dates"):  # Arrow has dates beyond Python's
-        labels = table.column(label).to_pylist()
-    if missing := sum(v in (None, "") for v in labels):
-        raise InputError(f"expected a label in every row, found {missing} without")
-    return x, labels, columns
-
-
-def read_arrow(path: Path) -> Any:
-    """The Arrow table of a .csv, with or without a header, or of a .parquet; raises ``InputError``."""
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    with reading("a table"):
-        if path.name.lower().endswith(".parquet"):
-            return pyarrow.parquet.read_table(path)
-        table = pyarrow.csv.read_csv(path)
-        names = table.column_names
-        if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in names[0]), "")):
-            raise InputError(f"expected commas between columns, found {mark!r} in the first line")
-        if "" in names:
-            found = f"none for column {names.index('') + 1}: an index of pandas? write it with index=False"
-            raise InputError(f"expected a name for each column, found {found}")
-        if all(map(is_number, names)) and names != [str(j) for j in range(len(names))]:  # a file without a header
-            options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
-            table = pyarrow.csv.read_csv(path, read_options=options)
-            table = table.rename_columns(default_names(table.num_columns))
-        return table
-
-
 def default_names(n: int) -> list[str]:
     """The names of n columns without names."""
     return [f"x{j}" for j in range(n)]
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-        return True
-    except ValueError:
-        return False

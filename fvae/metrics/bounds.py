@@ -37,7 +37,7 @@ def batches(
     for start in range(0, len(samples), size):
         which = np.arange(start, start + size) % len(samples) if full else slice(start, start + size)
         x = torch.as_tensor(model.modality.collate(samples.values[which])).to(model.like.device)
-        x = x.to(model.like.dtype) if x.is_floating_point() else x
+        x = model.modality.cast(x, model.like.dtype)
         labels = samples.labels if model.classes else None
         yield x, None if labels is None else torch.from_numpy(labels[which]).to(x.device)
 

@@ -45,6 +45,10 @@ class Coder(Part):
         """G: (B, *latent) -> (B, *shape)."""
         raise NotImplementedError
 
+    def parameters_generator(self, shape: Shape, values: int) -> nn.Module:
+        """G of the parameters of columns: (B, *latent) -> (B, values), for features of ``shape`` that E sees."""
+        raise InputError(f"expected strided or squeezing, for columns of several types, found {self.kind}", "coder")
+
 
 class Identity(Coder, kind="identity"):
     """Latents that are the data.
@@ -101,6 +105,9 @@ class Squeezing(Coder, kind="squeezing"):
         net = self.network(conv.unsqueezing, shape)
         return nn.Sequential(net, nn.Tanh()) if self.tanh else net
 
+    def parameters_generator(self, shape: Shape, values: int) -> nn.Module:
+        return nn.Sequential(self.generator(shape), mlp.mlp(shape[0], values, max(shape[0], self.hidden), 0))
+
     def network(self, of_images: Callable[..., nn.Module], shape: Shape) -> nn.Module:
         """``conv.squeezing`` or ``conv.unsqueezing`` for images, a network of residual steps for vectors."""
         if is_image(shape):
@@ -139,7 +146,10 @@ class Strided(Coder, kind="strided"):
     def generator(self, shape: Shape) -> nn.Module:
         if is_image(shape):
             return conv.vector_decoder(shape, self.size, self.width, self.levels, self.blocks)
-        return mlp.mlp(self.size, shape[0], self.width, self.blocks)
+        return self.parameters_generator(shape, shape[0])
+
+    def parameters_generator(self, shape: Shape, values: int) -> nn.Module:
+        return mlp.mlp(self.size, values, self.width, self.blocks)
 
 
 class Grid(Coder, kind="grid"):

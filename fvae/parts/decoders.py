@@ -1,13 +1,16 @@
 """The decoder p(x|z) of a recipe, with its settings."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
+from fvae.columns import Schema
 from fvae.conditioners import OptimalStd, SharedStd, by_channel
 from fvae.decoders import (
     Bernoulli,
+    Columns,
     ConditionalFlow,
     ConditionalLatent,
     DequantizedGaussian,
@@ -33,6 +36,10 @@ class Decoder(Part):
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
         """The decoder of data of ``shape``, in bins of so many bits where they are images, from G of ``latent``."""
         raise NotImplementedError
+
+    def of_columns(self, schema: Schema, generator: Callable[[int], nn.Module]) -> nn.Module:
+        """The decoder of a table with a schema, from G of as many values as it asks for."""
+        raise InputError(f"expected columns, of a table with a schema, found {self.kind}", "decoder")
 
 
 class GaussianDecoder(Decoder, kind="gaussian"):
@@ -93,6 +100,30 @@ class BernoulliDecoder(Decoder, kind="bernoulli"):
             found = f"{bits} bits" if bits else "a table"
             raise InputError(f"expected images of 1 bit (`bits`), found {found}", "decoder")
         return Bernoulli(generator)
+
+
+class ColumnsDecoder(Decoder, kind="columns"):
+    """A likelihood for each column of a table with a schema, by its type (tables only).
+
+    Example:
+        >>> column = fvae.Column(name="n", type="discrete", step=1.0, low=0, high=9, mean=4, std=2)
+        >>> schema = fvae.Schema(columns=[column])
+        >>> model = fvae.recipes.vae(schema, coder=fvae.Strided(size=2), decoder=fvae.ColumnsDecoder(components=3))
+        >>> model.sample(3).shape
+        torch.Size([3, 1])
+    """
+
+    components: int = Field(default=5, ge=2, le=100)
+    """of the mixture of logistic distributions that a number has"""
+
+    def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
+        found = "images" if bits else "numbers without one; see fvae.Schema"
+        raise InputError(f"expected a table with a schema, found {found}", "decoder")
+
+    def of_columns(self, schema: Schema, generator: Callable[[int], nn.Module]) -> Columns:
+        decoder = Columns(nn.Identity(), schema, self.components)
+        decoder.net = generator(decoder.outputs)
+        return decoder
 
 
 class FlowDecoder(Decoder, kind="flow"):

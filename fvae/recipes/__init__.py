@@ -6,7 +6,7 @@ another in its defaults alone; to add a choice of a part, subclass the part.
 """
 
 from fvae.parts.coders import Coder, Grid, Identity, Squeezing, Strided
-from fvae.parts.decoders import BernoulliDecoder, Decoder, FlowDecoder, GaussianDecoder, LatentDecoder
+from fvae.parts.decoders import BernoulliDecoder, ColumnsDecoder, Decoder, FlowDecoder, GaussianDecoder, LatentDecoder
 from fvae.parts.flows import MAF, NICE, FlowPart, Glow, NoFlow, RealNVP
 from fvae.parts.posteriors import (
     FlowPosterior,

@@ -1,12 +1,16 @@
 """What recipes put together from their parts: a flow on the data themselves, or a latent between two networks."""
 
 import math
+from functools import partial
+from typing import Any
 
 from torch import nn
 
-from fvae.conditioners import ClassMeans, FromBins
-from fvae.data import Images, Modality, Table
+from fvae.columns import Schema
+from fvae.conditioners import ClassMeans, FromBins, FromColumns, feature_count
+from fvae.data import Images, Modality, Table, TypedTable
 from fvae.decoders import Exact, ExactBins
+from fvae.errors import InputError
 from fvae.flows import Augment, Chain, Dequantize, Elementwise, Flow, PointMass, Standardize, with_classes
 from fvae.model import LatentModel
 from fvae.networks.by_shape import Shape, is_image
@@ -17,8 +21,10 @@ from fvae.parts.posteriors import Posterior
 from fvae.transforms import Affine
 
 
-def exact_model(shape: Shape, flow: FlowPart, classes: int, bits: int) -> LatentModel:
+def exact_model(shape: Any, flow: FlowPart, classes: int, bits: int) -> LatentModel:
     """A flow on the data themselves: the posterior is dequantization, or nothing, and the decoder exact."""
+    if isinstance(shape, Schema):
+        raise InputError(shape.refusal, "shape")
     data, latent = modality(shape, bits), flow.padded(shape)
     prior = prior_of(latent, flow, classes)[0]
     if isinstance(data, Images):
@@ -27,7 +33,7 @@ def exact_model(shape: Shape, flow: FlowPart, classes: int, bits: int) -> Latent
 
 
 def latent_model(
-    shape: Shape,
+    shape: Any,
     coder: Coder,
     posterior: Posterior,
     flow: FlowPart,
@@ -41,16 +47,23 @@ def latent_model(
 
     With ``n`` the posterior is a chain of so many, with flows ``between`` them.
     """
-    data, image = modality(shape, bits), coder.padded(shape)
+    data, schema = modality(shape, bits), shape if isinstance(shape, Schema) else None
+    shape = (feature_count(schema),) if schema else shape
+    image = coder.padded(shape)
     code = coder.latent(image)
     latent = flow.padded(code, coder.squeeze_first)
 
     def encoder(outputs: int) -> nn.Module:
         net = resized(coder.encoder(image, outputs), shape, image, code, code)
+        if schema:
+            return FromColumns(net, schema)
         return FromBins(net, data.bits) if isinstance(data, Images) else net
 
     first = encoder(posterior.outputs)
-    decoded = decoder.build(resized(coder.generator(image), latent, code, image, shape), latent, shape, data.bits)
+    if schema:
+        decoded = decoder.of_columns(schema, partial(coder.parameters_generator, shape))
+    else:
+        decoded = decoder.build(resized(coder.generator(image), latent, code, image, shape), latent, shape, data.bits)
     prior, means = prior_of(latent, flow, classes, coder.squeeze_first)
     flows = [posterior.build(first, code, means)]
     for _ in range(n - 1):
@@ -76,11 +89,13 @@ def assemble(
     data: Modality, posterior: nn.Module, decoder: nn.Module, prior: Flow, code: Shape, latent: Shape
 ) -> LatentModel:
     """A model of images, scaled inside, or tables, in any units; its ``latent`` may be larger than the posterior's."""
-    preprocess = Standardize(*data.shape) if isinstance(data, Table) else None
+    preprocess = Standardize(*data.shape) if type(data) is Table else None
     posterior = posterior if code == latent else Augment(posterior, code, latent)
     return LatentModel(posterior, decoder, prior, data.shape, latent, preprocess, data)
 
 
-def modality(shape: Shape, bits: int) -> Modality:
-    """What data of a shape are: images in bins, or a table."""
+def modality(shape: Any, bits: int) -> Modality:
+    """What data of a shape are: images in bins, or a table, of numbers or with a schema."""
+    if isinstance(shape, Schema):
+        return TypedTable.of(shape)
     return Images(shape, bits=bits) if is_image(shape) else Table(shape)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BeforeValidator, Field, create_model
 
+from fvae.columns import Schema
 from fvae.model import LatentModel
 from fvae.recipes.weights import within_memory
 from fvae.schema import CONFIG, Part, checked
@@ -66,15 +67,24 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
     def build(*args: Any, **settings: Any) -> LatentModel:
         named = {name: value for name, value in settings.items() if name in signature.parameters}
         settings |= signature.bind(*args, **named).arguments
-        shape = dict(checked(shape_schema, {"shape": settings.pop("shape")}))["shape"]
+        shape = settings.pop("shape")
+        if not (typed := isinstance(shape, Schema) and not build.takes_text):  # type: ignore[attr-defined]
+            shape = dict(checked(shape_schema, {"shape": shape}))["shape"]
+        elif "decoder" in fields:
+            settings.setdefault("decoder", "columns")
         values = checked(schema, settings)
         model = within_memory(lambda: make(shape, **dict(values)))
-        model.config = {"recipe": make.__name__, "shape": list(shape), "settings": values.model_dump()}
+        model.config = {
+            "recipe": make.__name__,
+            "shape": list(model.shape) if typed else list(shape),
+            "settings": values.model_dump(),
+        }
         return model
 
     build.__doc__ = f"{(make.__doc__ or '').rstrip()}\n{COMMON}"
     build.__signature__ = readable(signature)  # type: ignore[attr-defined]
     build.settings, build.takes_text = schema, shape_field[0] is TextShape  # type: ignore[attr-defined]
+    build.takes_schema = "decoder" in fields and not build.takes_text  # type: ignore[attr-defined]
     RECIPES[make.__name__] = build
     return build
 

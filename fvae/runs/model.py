@@ -10,7 +10,8 @@ import torch
 from pydantic import AfterValidator
 
 from fvae import __version__
-from fvae.data import Modality
+from fvae.data import Modality, TypedTable
+from fvae.data.typed_table import SCHEMA_FILE, read_schema
 from fvae.documents import JSON, Document, need_regular_file, read_document
 from fvae.errors import InputError
 from fvae.files import need_no_links, write_bytes, write_text
@@ -104,7 +105,9 @@ def build(folder: Path) -> LatentModel:
     path, config = folder / "config.json", read_model_config(folder)
     make = RECIPES[config.recipe]
     try:
-        model: LatentModel = make(config.shape, **dict(checked(make.settings, config.settings)))
+        typed = config.modality == TypedTable.__name__
+        shape = read_schema(folder / SCHEMA_FILE) if typed else config.shape
+        model: LatentModel = make(shape, **dict(checked(make.settings, config.settings)))
         modality = modality_of(config, model.modality)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

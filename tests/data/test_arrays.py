@@ -174,7 +174,7 @@ MISUSES = {
     "ragged": ([[1, 2], [3]], TABLE, "expected samples of one shape, found a ragged list"),
     "ragged items": (Items([X[0], X[0][:1]]), TABLE, r"expected items of one shape, found \(2,\) and \(1,\)$"),
     "endless": (Endless(), TABLE, "expected a data set with a length, found Endless"),
-    "name column": (FRAME.assign(c="x"), TABLE, "numbers in column c, found .*; leave it out or call it label"),
+    "name column": (FRAME.assign(c="x"), TABLE, "numbers in column c, found .*; leave it out, call it label, or read"),
     "two columns": (pd.concat([FRAME, FRAME], axis=1), TABLE, "expected a DataFrame, .*Duplicate column names found"),
     "no columns": (FRAME[[]], TABLE, "expected rows of numbers, found none"),
     "more columns": (FRAME.assign(c=1.0), TABLE, r"expected \(N, 2\) for this model, found \(6, 3\)$"),

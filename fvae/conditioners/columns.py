@@ -1,0 +1,98 @@
+"""Conditioners of the columns of a table with a schema: their scales, and the features that networks see."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fvae.columns import Schema
+
+FARTHEST = 10.0  # deviations, beyond which networks see numbers as if they were there
+
+INFINITE = 1e30  # deviations, beyond which numbers are as improbable as there
+
+
+class ColumnScales(nn.Module):
+    """The scale of each number among the columns: z = (T(x) - mean) / std, in float64 (see ``fvae.Column``).
+
+    Shapes: (B, n) to itself, the n numbers' ``indices`` in the table. Not trained: the schema has what it needs.
+    """
+
+    center: Tensor
+    scale: Tensor
+    heavy: Tensor
+    mean_: Tensor
+    std: Tensor
+
+    def __init__(self, schema: Schema, indices: list[int]):
+        super().__init__()
+        self.indices = indices
+        columns = [schema.columns[i] for i in indices]
+        for name, values in (
+            ("center", [c.center for c in columns]),
+            ("scale", [c.scale for c in columns]),
+            ("mean_", [c.mean for c in columns]),
+            ("std", [c.std for c in columns]),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+        self.register_buffer("heavy", torch.tensor([c.heavy for c in columns], dtype=torch.bool), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        warped = torch.asinh((x - self.center) / self.scale)
+        return ((torch.where(self.heavy, warped, x) - self.mean_) / self.std).clamp(-INFINITE, INFINITE)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        """log dz/dx."""
+        warped = -torch.log(torch.hypot(x - self.center, self.scale))
+        return torch.where(self.heavy, warped, 0.0) - self.std.log()
+
+    def inverse(self, z: Tensor) -> Tensor:
+        t = self.mean_ + self.std * z
+        return torch.where(self.heavy, self.center + self.scale * torch.sinh(t.clamp(-300, 300)), t)
+
+
+class FromColumns(nn.Module):
+    """``net`` of a table's cells (B, C): numbers in deviations, which of them are atoms, levels, and what is missing.
+
+    A missing number is seen as the mean, with a feature that says so where training rows had gaps; levels, a missing
+    one and one that training did not have are embedded.
+    """
+
+    def __init__(self, net: nn.Module, schema: Schema):
+        super().__init__()
+        self.net = net
+        numbers = schema.of_type("continuous", "discrete")
+        self.scales = ColumnScales(schema, numbers)
+        self.gaps = [k for k, i in enumerate(numbers) if schema.columns[i].missing]
+        self.atoms = [(k, atom) for k, i in enumerate(numbers) for atom in schema.columns[i].atoms]
+        levels = {i: len(schema.columns[i].levels) for i in categories(schema)}
+        self.categories = [(i, n + 1.0) for i, n in levels.items()]
+        self.embeddings = nn.ModuleList(nn.Embedding(n + 2, embedded(n)) for n in levels.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = x[:, self.scales.indices]
+        missing = numbers.isnan()
+        z = torch.where(missing, 0.0, self.scales(numbers)).clamp(-FARTHEST, FARTHEST)
+        flags = [missing[:, self.gaps], *(numbers[:, k : k + 1] == atom for k, atom in self.atoms)]
+        dtype = next(self.parameters()).dtype
+        parts = [z.to(dtype), *(flag.to(dtype) for flag in flags)]
+        for (i, missing_level), embedding in zip(self.categories, self.embeddings, strict=True):
+            parts.append(embedding(torch.nan_to_num(x[:, i], nan=missing_level).long()))
+        return self.net(torch.cat(parts, 1))
+
+
+def categories(schema: Schema) -> list[int]:
+    """The indices of the columns of two levels or more."""
+    return [i for i in schema.of_type("categorical") if len(schema.columns[i].levels) > 1]
+
+
+def embedded(levels: int) -> int:
+    """Dimensions that a category of so many levels is embedded in."""
+    return min(16, 1 + math.ceil(math.log2(levels)))
+
+
+def feature_count(schema: Schema) -> int:
+    """How many features ``FromColumns`` gives its network."""
+    numbers = [schema.columns[i] for i in schema.of_type("continuous", "discrete")]
+    flags = sum(bool(c.missing) + len(c.atoms) for c in numbers)
+    return len(numbers) + flags + sum(embedded(len(schema.columns[i].levels)) for i in categories(schema))
