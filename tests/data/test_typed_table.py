@@ -15,6 +15,7 @@ from fvae.errors import InputError
 
 N = 400
 R = np.random.default_rng(0)
+TIMES = [datetime.datetime(2020, 1, 1) + datetime.timedelta(seconds=float(s)) for s in R.gamma(2, 1e6, N)]
 DAYS = [datetime.date(2020, 1, 1) + datetime.timedelta(days=int(d)) for d in R.integers(0, 900, N)]
 COLUMNS = {  # name: cells, and what the schema says of them
     "weight": (R.normal(70, 9, N), "continuous"),
