@@ -15,7 +15,7 @@ from fvae.conditioners.batch_norm import (
 )
 from fvae.conditioners.bins import FromBins
 from fvae.conditioners.classes import ClassMeans, RelativeToClass, relative_to_class
-from fvae.conditioners.columns import FromColumns, feature_count
+from fvae.conditioners.columns import FromColumns, feature_columns
 from fvae.conditioners.constant import Constant, Empty, by_channel
 from fvae.conditioners.features import WithFeatures
 from fvae.conditioners.std import NetworkStd, OptimalStd, SharedStd

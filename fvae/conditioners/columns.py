@@ -69,7 +69,7 @@ class FromColumns(nn.Module):
         self.categories = [(i, n + 1.0) for i, n in levels.items()]
         self.embeddings = nn.ModuleList(nn.Embedding(n + 2, embedded(n)) for n in levels.values())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
         numbers = x[:, self.scales.indices]
         missing = numbers.isnan()
         z = torch.where(missing, 0.0, self.scales(numbers)).clamp(-FARTHEST, FARTHEST)
@@ -78,7 +78,7 @@ class FromColumns(nn.Module):
         parts = [z.to(dtype), *(flag.to(dtype) for flag in flags)]
         for (i, missing_level), embedding in zip(self.categories, self.embeddings, strict=True):
             parts.append(embedding(torch.nan_to_num(x[:, i], nan=missing_level).long()))
-        return self.net(torch.cat(parts, 1))
+        return self.net(torch.cat(parts, 1), *given)
 
 
 def categories(schema: Schema) -> list[int]:
@@ -91,8 +91,9 @@ def embedded(levels: int) -> int:
     return min(16, 1 + math.ceil(math.log2(levels)))
 
 
-def feature_count(schema: Schema) -> int:
-    """How many features ``FromColumns`` gives its network."""
-    numbers = [schema.columns[i] for i in schema.of_type("continuous", "discrete")]
-    flags = sum(bool(c.missing) + len(c.atoms) for c in numbers)
-    return len(numbers) + flags + sum(embedded(len(schema.columns[i].levels)) for i in categories(schema))
+def feature_columns(schema: Schema) -> list[int]:
+    """The column that each of the features comes from which ``FromColumns`` gives its network."""
+    numbers = schema.of_type("continuous", "discrete")
+    found = numbers + [i for i in numbers if schema.columns[i].missing]
+    found += [i for i in numbers for _ in schema.columns[i].atoms]
+    return found + [i for i in categories(schema) for _ in range(embedded(len(schema.columns[i].levels)))]

@@ -14,7 +14,7 @@ What a decoder can do beyond that, it declares:
 """
 
 from fvae.decoders.bernoulli import Bernoulli
-from fvae.decoders.columns import Columns
+from fvae.decoders.columns import AutoregressiveColumns, Columns
 from fvae.decoders.exact import Exact, ExactBins
 from fvae.decoders.flow import ConditionalFlow
 from fvae.decoders.gaussian import DequantizedGaussian, DiscretizedGaussian, Gaussian

@@ -1,17 +1,23 @@
 """The decoder of a table with a schema: a likelihood for each column, given z."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fvae.columns import Schema
-from fvae.conditioners.columns import ColumnScales
+from fvae.conditioners.columns import ColumnScales, FromColumns, feature_columns
 from fvae.density import total
+from fvae.networks.masked import MaskedMLP
 from fvae.precision import widen
 from fvae.transforms import LogisticMixture
 
 UNSEEN = 1e-4  # probability of a level that training did not have, and of whole numbers beyond the training rows'
 NARROW = 1e-3  # deviations, below which a step's probability is its density times its width
+
+
+Parts = tuple[tuple[Tensor, ...], Tensor | None, list[Tensor]]
 
 
 class Columns(nn.Module):
@@ -78,9 +84,13 @@ class Columns(nn.Module):
             kinds.append(f"a probability of {n} discrete and categorical ones" if kinds else "a probability of cells")
         return ", ".join(kinds)
 
-    def split(self, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None, list[Tensor]]:
+    def raw(self, x: Tensor | None, z: Tensor) -> Tensor:
+        """The network's outputs (B, ``outputs``), which may depend on x."""
+        return self.net(z)
+
+    def split(self, raw: Tensor) -> Parts:
         """Parameters of the mixtures, (B, n) each; log-probabilities of atoms and rest; logits of each category."""
-        mixtures, gates, *logits = (widen(self.net(z)) + self.bias).split(self.sizes, 1)
+        mixtures, gates, *logits = (widen(raw) + self.bias).split(self.sizes, 1)
         raw = mixtures.unflatten(1, (self.mixture.parameters, len(self.scales.indices))).unbind(1)
         if not self.sizes[1]:
             return self.mixture.constrain(*raw), None, logits
@@ -97,7 +107,7 @@ class Columns(nn.Module):
 
     def by_column(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x_c|z) of each column, in nats, 0 where it is missing: (B, C)."""
-        parameters, gates, logits = self.split(z)
+        parameters, gates, logits = self.split(self.raw(x, z))
         found = torch.zeros(len(x), self.columns, dtype=gates_dtype(parameters, logits), device=x.device)
         if self.scales.indices:
             found[:, self.scales.indices] = self.numbers(x[:, self.scales.indices], parameters, gates).to(found)
@@ -141,23 +151,28 @@ class Columns(nn.Module):
 
     def mean(self, z: Tensor) -> Tensor:
         """The most probable level or atom, or else the median, of each column: (B, C)."""
-        parameters, gates, logits = self.split(z)
-        x = self.like(z)
+        return self.probable(self.split(self.raw(None, z)))
+
+    def draw(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Cells drawn from p(x|z) by their quantiles Phi(noise): (B, C)."""
+        return self.drawn(self.split(self.raw(None, z)), noise)
+
+    def probable(self, parts: Parts) -> Tensor:
+        parameters, gates, logits = parts
+        x = self.blank(parts)
         if self.scales.indices:
             middle = self.quantile(torch.zeros_like(parameters[0]), parameters)
             if gates is not None:
                 best = gates.argmax(-1)
-                chosen = F.pad(self.atoms, (0, 1)).expand(len(z), -1, -1).gather(-1, best[..., None])[..., 0]
-                middle = torch.where(best < gates.shape[-1] - 1, chosen, middle)
+                middle = torch.where(best < gates.shape[-1] - 1, self.atom(best), middle)
             x[:, self.scales.indices] = middle
         for (i, _), values in zip(self.levels, logits, strict=True):
             x[:, i] = values.argmax(1).to(x)
         return x
 
-    def draw(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Cells drawn from p(x|z) by their quantiles Phi(noise): (B, C)."""
-        parameters, gates, logits = self.split(z)
-        u, x = torch.special.ndtr(noise.double()), self.like(z)
+    def drawn(self, parts: Parts, noise: Tensor) -> Tensor:
+        parameters, gates, logits = parts
+        u, x = torch.special.ndtr(noise.double()), self.blank(parts)
         if self.scales.indices:
             v = u[:, self.scales.indices]
             if gates is None:
@@ -168,15 +183,19 @@ class Columns(nn.Module):
                 start = F.pad(ends, (1, 0)).gather(-1, which[..., None])[..., 0]
                 share = gates.double().exp().gather(-1, which[..., None])[..., 0]
                 rest = self.quantile(torch.logit((v - start) / share, eps=1e-12), parameters)
-                atom = F.pad(self.atoms, (0, 1)).expand(len(z), -1, -1).gather(-1, which[..., None])[..., 0]
-                x[:, self.scales.indices] = torch.where(which < gates.shape[-1] - 1, atom, rest)
+                x[:, self.scales.indices] = torch.where(which < gates.shape[-1] - 1, self.atom(which), rest)
         for (i, n), values in zip(self.levels, logits, strict=True):
             ends = values.double().softmax(1).cumsum(1)
             x[:, i] = (u[:, i, None] > ends[:, : n - 1]).sum(1).to(x)
         return x
 
-    def like(self, z: Tensor) -> Tensor:
-        return torch.zeros(len(z), self.columns, dtype=torch.float64, device=z.device)
+    def atom(self, which: Tensor) -> Tensor:
+        """The values of atoms by their number (B, n), 0 for the rest."""
+        return F.pad(self.atoms, (0, 1)).expand(len(which), -1, -1).gather(-1, which[..., None])[..., 0]
+
+    def blank(self, parts: Parts) -> Tensor:
+        any_part = parts[0][0] if self.scales.indices else parts[2][0]
+        return torch.zeros(len(any_part), self.columns, dtype=torch.float64, device=any_part.device)
 
     def quantile(self, logit: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """The mixtures' quantile at the sigmoid of ``logit``, in the columns' units, discrete ones at their steps."""
@@ -184,6 +203,42 @@ class Columns(nn.Module):
         x = self.scales.inverse(z.double())
         steps = torch.round((x - self.low) / torch.where(self.discrete, self.step, 1.0))
         return torch.where(self.discrete, (self.low + steps * self.step).clamp(self.low, self.high), x)
+
+
+class AutoregressiveColumns(Columns):
+    """``Columns`` each given z and the columns before it: p(x|z) = prod_c p(x_c | z, x_1 .. x_(c - 1)).
+
+    ``net(z)`` gives (B, ``context``), which a masked network sees beside the features of x. A density takes one pass,
+    a sample as many as there are columns. A missing cell is left out of the product, and those after it are then given
+    that it is missing.
+    """
+
+    def __init__(self, net: nn.Module, schema: Schema, components: int, width: int, hidden: int, context: int):
+        super().__init__(net, schema, components)
+        self.context = context
+        numbers = self.mixture.parameters * self.scales.indices
+        gates = [i for i in self.scales.indices for _ in range(self.atoms.shape[1] + 1)] if self.sizes[1] else []
+        leaving = [*numbers, *gates, *(i for i, n in self.levels for _ in range(n))]
+        masked = MaskedMLP(feature_columns(schema), leaving, width, hidden, context)
+        self.given = FromColumns(masked, schema)
+
+    def raw(self, x: Tensor | None, z: Tensor) -> Tensor:
+        return self.given(x, self.net(z))
+
+    def mean(self, z: Tensor) -> Tensor:
+        return self.one_by_one(z, lambda parts, x: self.probable(parts))
+
+    def draw(self, z: Tensor, noise: Tensor) -> Tensor:
+        return self.one_by_one(z, lambda parts, x: self.drawn(parts, noise))
+
+    def one_by_one(self, z: Tensor, cells: Callable[[Parts, Tensor], Tensor]) -> Tensor:
+        x = torch.zeros(len(z), self.columns, dtype=torch.float64, device=z.device)
+        given = self.net(z)
+        for i in range(self.columns):
+            x = torch.where(
+                torch.arange(self.columns, device=z.device) == i, cells(self.split(self.given(x, given)), x), x
+            )
+        return x
 
 
 def log_shares(shares: Tensor) -> Tensor:

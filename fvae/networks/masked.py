@@ -1,5 +1,7 @@
 """Masked networks of vectors: each output sees the inputs before it."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,21 +23,23 @@ class MaskedLinear(nn.Linear):
 
 
 class MaskedMLP(nn.Module):
-    """``hidden`` layers of ``width`` with ReLUs, each output from the inputs before it: (B, D) -> (B, P D).
+    """``hidden`` layers of ``width`` with ReLUs, each output from the inputs before it: (B, inputs) -> (B, outputs).
 
-    With ``context`` it is called with (B, context), too, which every output sees. Outputs p D + i, for p below P, see
-    the first i inputs; the last layer is zero at the start. Source: MADE (Germain et al., 2015).
+    ``inputs`` and ``outputs`` have the position of each, 0, 1, ...: those of position i see the inputs of positions
+    below i. With ``context`` it is called with (B, context), too, which every output sees. The last layer is zero at
+    the start. Source: MADE (Germain et al., 2015).
     """
 
-    def __init__(self, d: int, outputs: int, width: int, hidden: int = 2, context: int = 0):
+    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], width: int, hidden: int = 2, context: int = 0):
         super().__init__()
         self.conditional = bool(context)
-        before = torch.arange(d)  # how many inputs each may depend on
-        units = torch.arange(width) % max(1, d - 1) + (d > 1)
-        self.enter = MaskedLinear(before[None] < units[:, None])
+        entering, leaving = torch.tensor(inputs), torch.tensor(outputs)
+        last = int(leaving.max())
+        units = torch.arange(width) % max(1, last) + (last > 0)  # how many positions each sees
+        self.enter = MaskedLinear(entering[None] < units[:, None])
         self.context = nn.Linear(context, width, bias=False) if context else None
         self.layers = nn.ModuleList(MaskedLinear(units[None] <= units[:, None]) for _ in range(hidden - 1))
-        self.leave = zeroed(MaskedLinear((units[None] <= before[:, None]).repeat(outputs, 1)))
+        self.leave = zeroed(MaskedLinear(units[None] <= leaving[:, None]))
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         h = self.enter(x) if self.context is None else self.enter(x) + self.context(cond)

@@ -9,6 +9,7 @@ from torch import nn
 from fvae.columns import Schema
 from fvae.conditioners import OptimalStd, SharedStd, by_channel
 from fvae.decoders import (
+    AutoregressiveColumns,
     Bernoulli,
     Columns,
     ConditionalFlow,
@@ -24,7 +25,7 @@ from fvae.networks.conv import Pyramid
 from fvae.parts.coders import Grid
 from fvae.parts.flows import FlowPart, Glow
 from fvae.parts.posteriors import Noise, Posterior
-from fvae.schema import NonNegative, Part, Positive, Width
+from fvae.schema import Depth, NonNegative, Part, Positive, Width
 
 
 class Decoder(Part):
@@ -115,12 +116,21 @@ class ColumnsDecoder(Decoder, kind="columns"):
 
     components: int = Field(default=5, ge=2, le=100)
     """of the mixture of logistic distributions that a number has"""
+    autoregressive: bool = False
+    """give each column those before it, too, and not z alone"""
+    width: Width = 256
+    """hidden units of the network that sees them"""
+    hidden: Depth = 2
+    """its hidden layers"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
         found = "images" if bits else "numbers without one; see fvae.Schema"
         raise InputError(f"expected a table with a schema, found {found}", "decoder")
 
     def of_columns(self, schema: Schema, generator: Callable[[int], nn.Module]) -> Columns:
+        if self.autoregressive:
+            net = generator(self.width)
+            return AutoregressiveColumns(net, schema, self.components, self.width, self.hidden, self.width)
         decoder = Columns(nn.Identity(), schema, self.components)
         decoder.net = generator(decoder.outputs)
         return decoder

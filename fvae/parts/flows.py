@@ -221,7 +221,7 @@ class MAF(FlowPart, kind="maf"):
         d, transform = math.prod(shape), TRANSFORMS[self.transform]
         flows: list[Flow] = [Flatten(shape)]
         for i in range(self.depth):
-            net = MaskedMLP(d, transform.parameters, self.width, self.hidden)
+            net = MaskedMLP(range(d), transform.parameters * [*range(d)], self.width, self.hidden)
             flows += [*([reverse(d)] if i else []), ActNorm((d,)), Autoregressive(net, transform)]
         return Chain(*flows)
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fvae.columns import Schema
-from fvae.conditioners import ClassMeans, FromBins, FromColumns, feature_count
+from fvae.conditioners import ClassMeans, FromBins, FromColumns, feature_columns
 from fvae.data import Images, Modality, Table, TypedTable
 from fvae.decoders import Exact, ExactBins
 from fvae.errors import InputError
@@ -48,7 +48,7 @@ def latent_model(
     With ``n`` the posterior is a chain of so many, with flows ``between`` them.
     """
     data, schema = modality(shape, bits), shape if isinstance(shape, Schema) else None
-    shape = (feature_count(schema),) if schema else shape
+    shape = (len(feature_columns(schema)),) if schema else shape
     image = coder.padded(shape)
     code = coder.latent(image)
     latent = flow.padded(code, coder.squeeze_first)

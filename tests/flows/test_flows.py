@@ -160,13 +160,18 @@ TABLE = {
             ("coupling", lambda t=t: Coupling(Net(2, 2 * t.parameters), 2, t), (4, 2, 3), None),
             ("coupling, conditional", lambda t=t: Coupling(Net(2, 3 * t.parameters, 3), 2, t), (5,), floats(3)),
             ("elementwise", lambda t=t: Elementwise(Net(3, 4 * t.parameters), t), (4,), floats(3)),
-            ("autoregressive", lambda t=t: Autoregressive(MaskedMLP(4, t.parameters, 7), t), (4,), None),
+            (
+                "autoregressive",
+                lambda t=t: Autoregressive(MaskedMLP(range(4), t.parameters * [*range(4)], 7), t),
+                (4,),
+                None,
+            ),
             ("steps", lambda t=t: fused((4, 3, 2), spread(t), InvertibleConv, False), (4, 3, 2), None),
         ]
     },
-    "autoregressive, affine": Row(lambda: Autoregressive(MaskedMLP(5, 2, 7, 3)), (5,)),
+    "autoregressive, affine": Row(lambda: Autoregressive(MaskedMLP(range(5), 2 * [*range(5)], 7, 3)), (5,)),
     "autoregressive, additive, conditional": Row(
-        lambda: Autoregressive(MaskedMLP(4, 1, 9, 1, context=3), Additive()), (4,), floats(3)
+        lambda: Autoregressive(MaskedMLP(range(4), range(4), 9, 1, context=3), Additive()), (4,), floats(3)
     ),
     **{
         f"checkerboard, {kind}, {'white' if color else 'black'}": Row(
@@ -394,14 +399,14 @@ def test_translations(name, float64):
 @pytest.mark.parametrize("hidden", [1, 3])
 def test_masked_networks_see_what_comes_before(hidden, float64):
     """Output i of each parameter depends on every input before i, and on no other."""
-    net = perturb(MaskedMLP(4, 3, 12, hidden))
+    net = perturb(MaskedMLP(range(4), 3 * [*range(4)], 12, hidden))
     jacobian = torch.autograd.functional.jacobian(lambda x: net(x[None])[0], torch.randn(4)).reshape(3, 4, 4)
     assert torch.equal(jacobian != 0, torch.ones(4, 4).tril(-1).bool().expand(3, 4, 4))
 
 
 @torch.no_grad()
 def test_an_autoregressive_flow_of_one_value_has_constant_parameters(float64):
-    flow, x = perturb(Autoregressive(MaskedMLP(1, 2, 7))), torch.randn(3, 1)
+    flow, x = perturb(Autoregressive(MaskedMLP([0], [0, 0], 7))), torch.randn(3, 1)
     z, log_det = flow(x)
     torch.testing.assert_close(flow.inverse(z), x)
     assert log_det.unique().numel() == 1
