@@ -215,7 +215,6 @@ class AutoregressiveColumns(Columns):
 
     def __init__(self, net: nn.Module, schema: Schema, components: int, width: int, hidden: int, context: int):
         super().__init__(net, schema, components)
-        self.context = context
         numbers = self.mixture.parameters * self.scales.indices
         gates = [i for i in self.scales.indices for _ in range(self.atoms.shape[1] + 1)] if self.sizes[1] else []
         leaving = [*numbers, *gates, *(i for i, n in self.levels for _ in range(n))]
@@ -233,11 +232,9 @@ class AutoregressiveColumns(Columns):
 
     def one_by_one(self, z: Tensor, cells: Callable[[Parts, Tensor], Tensor]) -> Tensor:
         x = torch.zeros(len(z), self.columns, dtype=torch.float64, device=z.device)
-        given = self.net(z)
+        given, column = self.net(z), torch.arange(self.columns, device=z.device)
         for i in range(self.columns):
-            x = torch.where(
-                torch.arange(self.columns, device=z.device) == i, cells(self.split(self.given(x, given)), x), x
-            )
+            x = torch.where(column == i, cells(self.split(self.given(x, given)), x), x)
         return x
 
 

@@ -29,11 +29,14 @@ FRAME = pd.DataFrame(
 )
 SCHEMA = fvae.detect(FRAME)
 TYPED = [name for name, make in RECIPES.items() if make.takes_schema]
-every_typed = pytest.mark.parametrize("recipe", TYPED)
+AUTOREGRESSIVE = fvae.ColumnsDecoder(autoregressive=True, width=16, components=3)
+every_typed = pytest.mark.parametrize("recipe", [*TYPED, "vae autoregressive", "f_vae autoregressive"])
 
 
 def make(recipe: str, **settings) -> fvae.LatentModel:
-    return RECIPES[recipe](SCHEMA, **(SMALL[recipe] | settings))
+    name, _, autoregressive = recipe.partition(" ")
+    given = {"decoder": AUTOREGRESSIVE} if autoregressive else {}
+    return RECIPES[name](SCHEMA, **(SMALL[name] | given | settings))
 
 
 def cells(n: int = N) -> torch.Tensor:
@@ -97,6 +100,22 @@ def test_saved_models_are_the_same_and_samples_are_rows(recipe, tmp_path):
     assert frame["group"].isin(["a", "b", "c"]).all() and (frame["visits"] >= 0).all()
     model.modality.check_input(drawn)
     assert torch.equal(model.decode(model.encode(x, y), y), model.decode(model.encode(x, y), y))
+
+
+@torch.no_grad()
+def test_an_autoregressive_column_sees_those_before_it_alone():
+    model, x = perturb(make("vae autoregressive"), 0.2).double().eval(), cells(8)
+    z = torch.randn(8, *model.latent, dtype=torch.float64)
+    found = model.decoder.by_column(x, z)
+    for i in range(len(SCHEMA)):
+        other = x.clone()
+        other[:, i] = cells(80)[70 + torch.arange(8), i]
+        changed = (model.decoder.by_column(other, z) != found).any(0)
+        assert not changed[:i].any() and (changed[i + 1 :].all() or i == len(SCHEMA) - 1)
+    noise = torch.randn(8, len(SCHEMA), dtype=torch.float64)
+    drawn = model.decoder.draw(z, noise)
+    again = model.decoder.drawn(model.decoder.split(model.decoder.raw(drawn, z)), noise)
+    torch.testing.assert_close(again, drawn)  # each is the quantile given those before it
 
 
 def test_a_bound_is_never_below_the_entropy_by_more_than_its_error():
