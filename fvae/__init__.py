@@ -22,6 +22,7 @@ HOMES = {
     "columns": ("Column", "Schema"),
     "data": ("Samples", "detect", "read_data"),
     "errors": ("InputError", "MachineError"),
+    "estimator": ("Density",),
     "interpolation": ("interpolate",),
     "model": ("LatentModel",),
     "recipes": (

@@ -8,6 +8,7 @@ from fvae.data import detect as detect
 from fvae.data import read_data as read_data
 from fvae.errors import InputError as InputError
 from fvae.errors import MachineError as MachineError
+from fvae.estimator import Density as Density
 from fvae.interpolation import interpolate as interpolate
 from fvae.model import LatentModel as LatentModel
 from fvae.recipes import LSTM as LSTM

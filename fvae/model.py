@@ -340,6 +340,33 @@ class LatentModel(nn.Module):
             decoder_temperature = self.decoder_temperature
         return self.decode(temperature * self.codes(n, generator), y, decoder_temperature, generator)
 
+    @torch.no_grad()
+    def impute(
+        self, x: Tensor, y: Tensor | None = None, candidates: int = 32, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Rows of a table with their missing cells drawn from p(missing|observed), approximately: (B, C) to itself.
+
+        Each row is one of ``candidates``: z from the posterior given what is observed, and cells from the decoder,
+        resampled with weights p(observed|z) p(z) / q(z|observed), which is exact for many candidates. Raises
+        ``ValueError`` for models without a decoder by column.
+        """
+        if not hasattr(self.decoder, "fill"):
+            raise InputError("expected a model of a table with a schema, found another")
+        x, y = self.inputs(y, x)
+        filled, log_weights = [], []
+        for _ in range(candidates):
+            u = self.normal(len(x), self.posterior_noise, generator)
+            noise = self.normal(len(x), self.shape, generator)
+            z, log_det = self.posterior(u, self.condition(x, y))
+            e, log_det_prior = self.prior(z, y)
+            filled.append(self.decoder.fill(x, z, noise))
+            observed = self.decoder.by_column(filled[-1], z).masked_fill(x.isnan(), 0.0)
+            log_weights.append(log_normal(e) + log_det_prior + total(observed) - log_normal(u) + log_det)
+        weights = torch.stack(log_weights).double().softmax(0).T
+        shares = torch.rand(len(x), 1, dtype=weights.dtype, generator=generator).to(weights.device)
+        chosen = (shares > weights.cumsum(1)[:, :-1]).sum(1)
+        return torch.stack(filled)[chosen, torch.arange(len(x), device=x.device)]
+
     @property
     def decoder_temperature(self) -> float:
         """The temperature of the decoder that samples are drawn at, 0 where they are its means."""

@@ -21,6 +21,7 @@ ORDER = [
     "metrics",
     "runs",
     "training",
+    "estimator",
     *("cli", "__main__"),
 ]
 ONLY = {  # packages that import less than their place allows

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fvae.columns import Schema
+from fvae.columns import Column, Schema
 
 FARTHEST = 10.0  # deviations, beyond which networks see numbers as if they were there
 
+FREQUENCIES = (1.0, 2.0, 4.0)  # of the waves of a number that networks see, in radians a deviation
 INFINITE = 1e30  # deviations, beyond which numbers are as improbable as there
 
 
@@ -46,9 +47,11 @@ class ColumnScales(nn.Module):
         warped = -torch.log(torch.hypot(x - self.center, self.scale))
         return torch.where(self.heavy, warped, 0.0) - self.std.log()
 
-    def inverse(self, z: Tensor) -> Tensor:
-        t = self.mean_ + self.std * z
-        return torch.where(self.heavy, self.center + self.scale * torch.sinh(t.clamp(-300, 300)), t)
+    def inverse(self, z: Tensor, which: slice = slice(None)) -> Tensor:
+        """x of z (B, n), or of ``which`` of the numbers."""
+        t = self.mean_[which] + self.std[which] * z
+        warped = self.center[which] + self.scale[which] * torch.sinh(t.clamp(-300, 300))
+        return torch.where(self.heavy[which], warped, t)
 
 
 class FromColumns(nn.Module):
@@ -64,7 +67,7 @@ class FromColumns(nn.Module):
         numbers = schema.of_type("continuous", "discrete")
         self.scales = ColumnScales(schema, numbers)
         self.gaps = [k for k, i in enumerate(numbers) if schema.columns[i].missing]
-        self.atoms = [(k, atom) for k, i in enumerate(numbers) for atom in schema.columns[i].atoms]
+        self.atoms = [(k, atom) for k, i in enumerate(numbers) for atom in frequent_atoms(schema.columns[i])]
         levels = {i: len(schema.columns[i].levels) for i in categories(schema)}
         self.categories = [(i, n + 1.0) for i, n in levels.items()]
         self.embeddings = nn.ModuleList(nn.Embedding(n + 2, embedded(n)) for n in levels.values())
@@ -75,10 +78,16 @@ class FromColumns(nn.Module):
         z = torch.where(missing, 0.0, self.scales(numbers)).clamp(-FARTHEST, FARTHEST)
         flags = [missing[:, self.gaps], *(numbers[:, k : k + 1] == atom for k, atom in self.atoms)]
         dtype = next(self.parameters()).dtype
-        parts = [z.to(dtype), *(flag.to(dtype) for flag in flags)]
+        waves = [wave(frequency * z) for frequency in FREQUENCIES for wave in (torch.sin, torch.cos)]
+        parts = [part.to(dtype) for part in (z, *waves, *flags)]
         for (i, missing_level), embedding in zip(self.categories, self.embeddings, strict=True):
             parts.append(embedding(torch.nan_to_num(x[:, i], nan=missing_level).long()))
         return self.net(torch.cat(parts, 1), *given)
+
+
+def frequent_atoms(column: Column) -> list[float]:
+    """The atoms that networks have a feature for."""
+    return [atom for atom, share in zip(column.atoms, column.shares, strict=True) if share >= 0.01]
 
 
 def categories(schema: Schema) -> list[int]:
@@ -94,6 +103,6 @@ def embedded(levels: int) -> int:
 def feature_columns(schema: Schema) -> list[int]:
     """The column that each of the features comes from which ``FromColumns`` gives its network."""
     numbers = schema.of_type("continuous", "discrete")
-    found = numbers + [i for i in numbers if schema.columns[i].missing]
-    found += [i for i in numbers for _ in schema.columns[i].atoms]
+    found = (1 + 2 * len(FREQUENCIES)) * numbers + [i for i in numbers if schema.columns[i].missing]
+    found += [i for i in numbers for _ in frequent_atoms(schema.columns[i])]
     return found + [i for i in categories(schema) for _ in range(embedded(len(schema.columns[i].levels)))]

@@ -1,7 +1,5 @@
 """The decoder of a table with a schema: a likelihood for each column, given z."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ UNSEEN = 1e-4  # probability of a level that training did not have, and of whole
 NARROW = 1e-3  # deviations, below which a step's probability is its density times its width
 
 
+ALL = slice(None)
 Parts = tuple[tuple[Tensor, ...], Tensor | None, list[Tensor]]
 
 
@@ -157,64 +156,79 @@ class Columns(nn.Module):
         """Cells drawn from p(x|z) by their quantiles Phi(noise): (B, C)."""
         return self.drawn(self.split(self.raw(None, z)), noise)
 
+    def fill(self, x: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+        """x with each missing cell drawn from p(x_c|z): (B, C)."""
+        return torch.where(x.isnan(), self.draw(z, noise), x)
+
     def probable(self, parts: Parts) -> Tensor:
         parameters, gates, logits = parts
-        x = self.blank(parts)
-        if self.scales.indices:
-            middle = self.quantile(torch.zeros_like(parameters[0]), parameters)
-            if gates is not None:
-                best = gates.argmax(-1)
-                middle = torch.where(best < gates.shape[-1] - 1, self.atom(best), middle)
-            x[:, self.scales.indices] = middle
-        for (i, _), values in zip(self.levels, logits, strict=True):
-            x[:, i] = values.argmax(1).to(x)
-        return x
+        numbers = self.probable_numbers(parameters, gates) if self.scales.indices else None
+        return self.joined(numbers, [values.argmax(1) for values in logits])
 
     def drawn(self, parts: Parts, noise: Tensor) -> Tensor:
         parameters, gates, logits = parts
-        u, x = torch.special.ndtr(noise.double()), self.blank(parts)
-        if self.scales.indices:
-            v = u[:, self.scales.indices]
-            if gates is None:
-                x[:, self.scales.indices] = self.quantile(torch.logit(v, eps=1e-12), parameters)
-            else:
-                ends = gates.double().exp().cumsum(-1)
-                which = (v[..., None] > ends[..., :-1]).sum(-1)
-                start = F.pad(ends, (1, 0)).gather(-1, which[..., None])[..., 0]
-                share = gates.double().exp().gather(-1, which[..., None])[..., 0]
-                rest = self.quantile(torch.logit((v - start) / share, eps=1e-12), parameters)
-                x[:, self.scales.indices] = torch.where(which < gates.shape[-1] - 1, self.atom(which), rest)
-        for (i, n), values in zip(self.levels, logits, strict=True):
-            ends = values.double().softmax(1).cumsum(1)
-            x[:, i] = (u[:, i, None] > ends[:, : n - 1]).sum(1).to(x)
+        u, indices = torch.special.ndtr(noise.double()), self.scales.indices
+        numbers = self.drawn_numbers(u[:, indices], parameters, gates) if indices else None
+        return self.joined(numbers, [drawn_level(u[:, i], a) for (i, _), a in zip(self.levels, logits, strict=True)])
+
+    def joined(self, numbers: Tensor | None, levels: list[Tensor]) -> Tensor:
+        """Numbers (B, n) and the levels of each category (B,) as cells (B, C)."""
+        n = len(levels[0] if numbers is None else numbers)
+        x = torch.zeros(n, self.columns, dtype=torch.float64, device=self.low.device)
+        if numbers is not None:
+            x[:, self.scales.indices] = numbers
+        for (i, _), level in zip(self.levels, levels, strict=True):
+            x[:, i] = level.to(x)
         return x
 
-    def atom(self, which: Tensor) -> Tensor:
+    def probable_numbers(self, parameters: tuple[Tensor, ...], gates: Tensor | None, which: slice = ALL) -> Tensor:
+        """The most probable atom, or the median of the rest, of numbers (B, n), or of ``which`` of them."""
+        middle = self.quantile(torch.zeros_like(parameters[0]), parameters, which)
+        if gates is None:
+            return middle
+        best = gates.argmax(-1)
+        return torch.where(best < gates.shape[-1] - 1, self.atom(best, which), middle)
+
+    def drawn_numbers(
+        self, u: Tensor, parameters: tuple[Tensor, ...], gates: Tensor | None, which: slice = ALL
+    ) -> Tensor:
+        """The quantiles u of numbers (B, n), or of ``which`` of them: the atoms come first."""
+        if gates is None:
+            return self.quantile(torch.logit(u, eps=1e-12), parameters, which)
+        shares = gates.double().exp()
+        ends = shares.cumsum(-1)
+        chosen = (u[..., None] > ends[..., :-1]).sum(-1)
+        start, share = (a.gather(-1, chosen[..., None])[..., 0] for a in (F.pad(ends, (1, 0)), shares))
+        rest = self.quantile(torch.logit((u - start) / share, eps=1e-12), parameters, which)
+        return torch.where(chosen < gates.shape[-1] - 1, self.atom(chosen, which), rest)
+
+    def atom(self, number: Tensor, which: slice) -> Tensor:
         """The values of atoms by their number (B, n), 0 for the rest."""
-        return F.pad(self.atoms, (0, 1)).expand(len(which), -1, -1).gather(-1, which[..., None])[..., 0]
+        values = F.pad(self.atoms[which], (0, 1)).expand(len(number), -1, -1)
+        return values.gather(-1, number[..., None])[..., 0]
 
-    def blank(self, parts: Parts) -> Tensor:
-        any_part = parts[0][0] if self.scales.indices else parts[2][0]
-        return torch.zeros(len(any_part), self.columns, dtype=torch.float64, device=any_part.device)
-
-    def quantile(self, logit: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+    def quantile(self, logit: Tensor, parameters: tuple[Tensor, ...], which: slice) -> Tensor:
         """The mixtures' quantile at the sigmoid of ``logit``, in the columns' units, discrete ones at their steps."""
         z = self.mixture.inverse(logit.to(parameters[0].dtype), *parameters)[0]
-        x = self.scales.inverse(z.double())
-        steps = torch.round((x - self.low) / torch.where(self.discrete, self.step, 1.0))
-        return torch.where(self.discrete, (self.low + steps * self.step).clamp(self.low, self.high), x)
+        x = self.scales.inverse(z.double(), which)
+        low, high, step, discrete = (a[which] for a in (self.low, self.high, self.step, self.discrete))
+        steps = torch.round((x - low) / torch.where(discrete, step, 1.0))
+        return torch.where(discrete, (low + steps * step).clamp(low, high), x)
 
 
 class AutoregressiveColumns(Columns):
     """``Columns`` each given z and the columns before it: p(x|z) = prod_c p(x_c | z, x_1 .. x_(c - 1)).
 
     ``net(z)`` gives (B, ``context``), which a masked network sees beside the features of x. A density takes one pass,
-    a sample as many as there are columns. A missing cell is left out of the product, and those after it are then given
-    that it is missing.
+    a sample as many as there are columns. A missing cell is left out of the product, and those after it are given that
+    it is missing, if training rows had gaps in that column; else they are given a draw of it, by the decoder's
+    ``noise``, so that the bound of many draws is that of the columns which are there.
     """
 
     def __init__(self, net: nn.Module, schema: Schema, components: int, width: int, hidden: int, context: int):
         super().__init__(net, schema, components)
+        self.noise_shape = (len(schema),)
+        self.gaps = [bool(column.missing) for column in schema.columns]
         numbers = self.mixture.parameters * self.scales.indices
         gates = [i for i in self.scales.indices for _ in range(self.atoms.shape[1] + 1)] if self.sizes[1] else []
         leaving = [*numbers, *gates, *(i for i, n in self.levels for _ in range(n))]
@@ -224,18 +238,54 @@ class AutoregressiveColumns(Columns):
     def raw(self, x: Tensor | None, z: Tensor) -> Tensor:
         return self.given(x, self.net(z))
 
+    def forward(self, x: Tensor, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        drawn = x.isnan() & ~torch.tensor(self.gaps, device=x.device)
+        if noise is None or not bool(drawn.any()):
+            return total(self.by_column(x, z))
+        found = self.by_column(self.fill(x, z, noise, drawn), z)
+        return total(torch.where(drawn, 0.0, found))
+
+    @torch.no_grad()
+    def fill(self, x: Tensor, z: Tensor, noise: Tensor, which: Tensor | None = None) -> Tensor:
+        which = x.isnan() if which is None else which
+        u, given = torch.special.ndtr(noise.double()), self.net(z)
+        for i in range(self.columns):
+            if bool(which[:, i].any()):
+                x = self.with_cell(x, i, given, u, which[:, i])
+        return x
+
     def mean(self, z: Tensor) -> Tensor:
-        return self.one_by_one(z, lambda parts, x: self.probable(parts))
+        return self.one_by_one(z, None)
 
     def draw(self, z: Tensor, noise: Tensor) -> Tensor:
-        return self.one_by_one(z, lambda parts, x: self.drawn(parts, noise))
+        return self.one_by_one(z, torch.special.ndtr(noise.double()))
 
-    def one_by_one(self, z: Tensor, cells: Callable[[Parts, Tensor], Tensor]) -> Tensor:
-        x = torch.zeros(len(z), self.columns, dtype=torch.float64, device=z.device)
-        given, column = self.net(z), torch.arange(self.columns, device=z.device)
+    def one_by_one(self, z: Tensor, u: Tensor | None) -> Tensor:
+        x, given = torch.zeros(len(z), self.columns, dtype=torch.float64, device=z.device), self.net(z)
         for i in range(self.columns):
-            x = torch.where(column == i, cells(self.split(self.given(x, given)), x), x)
+            x = self.with_cell(x, i, given, u, torch.ones_like(x[:, i], dtype=torch.bool))
         return x
+
+    def with_cell(self, x: Tensor, i: int, given: Tensor, u: Tensor | None, rows: Tensor) -> Tensor:
+        """x with cell i of these rows (B,) at its quantile u, or at its most probable value."""
+        parameters, gates, logits = self.split(self.given(x, given))
+        if i in self.scales.indices:
+            k = self.scales.indices.index(i)
+            which = slice(k, k + 1)
+            own = tuple(p[:, which] for p in parameters), None if gates is None else gates[:, which]
+            cell = self.probable_numbers(*own, which) if u is None else self.drawn_numbers(u[:, [i]], *own, which)
+            cell = cell[:, 0]
+        else:
+            values = logits[[j for j, _ in self.levels].index(i)]
+            cell = values.argmax(1) if u is None else drawn_level(u[:, i], values)
+        found = x.clone()
+        found[:, i] = torch.where(rows, cell.to(x), x[:, i])
+        return found
+
+
+def drawn_level(u: Tensor, logits: Tensor) -> Tensor:
+    """The quantiles u (B,) of levels by their logits (B, L)."""
+    return (u[:, None] > logits.double().softmax(1).cumsum(1)[:, :-1]).sum(1)
 
 
 def log_shares(shares: Tensor) -> Tensor:

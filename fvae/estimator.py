@@ -1,0 +1,324 @@
+"""``Density``: a density of tables as an estimator of scikit-learn, with every verb in rows and columns."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from fvae.columns import Schema
+from fvae.data import Samples, TypedTable
+from fvae.data.detection import Cells, arrow_table, cells_of, number_cells, schema_of
+from fvae.data.samples import hold_out
+from fvae.documents import JSON, Document, read_document
+from fvae.errors import InputError
+from fvae.files import write_text
+from fvae.metrics import bounds, encode
+from fvae.recipes import RECIPES
+from fvae.runs import load, save
+from fvae.training.fit import fit as train_model
+
+ESTIMATOR_FILE = "estimator.json"
+
+
+class Density(OutlierMixin, TransformerMixin, BaseEstimator):
+    """The density of the rows of a table: fit, score, draw, fill gaps, condition on columns, find outliers.
+
+    Columns may be numbers, whole or rounded ones, categories and dates, with gaps (NaN or None); their types are
+    detected from a DataFrame (see ``fvae.detect``), and arrays are columns of numbers. A tenth of the rows is held out:
+    it says when to end, and calibrates p-values.
+
+    Args:
+        recipe: a recipe with a decoder by column: vae, f_vae, f_vae_reduced, ...
+        settings: of its model, as ``{"coder": {"size": 8}}`` (default: by the table's shape)
+        training: fields of ``fvae.TrainSettings``, as ``{"steps": 5000}`` (default: by the table's shape)
+        contamination: the share of normal rows that ``predict`` calls outliers
+        draws: of u, for each row's bound
+        held_out: the share of the rows that training doesn't see
+        random_state: seed of weights, batches and draws
+        progress: show a bar
+
+    Attributes:
+        model_: the ``LatentModel``
+        schema_: the columns' types
+        calibration_: sorted ``score_samples`` of the rows held out, by which p-values are
+        offset_: the threshold of ``predict``
+        n_features_in_, feature_names_in_: as scikit-learn has them
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 2))
+        >>> density = fvae.Density(training={"steps": 50}).fit(x)
+        >>> density.score_samples(x[:3]).shape, density.predict(np.array([[0.0, 0.0], [90.0, 90.0]]))
+        ((3,), array([ 1, -1]))
+    """
+
+    def __init__(
+        self,
+        recipe: str = "vae",
+        settings: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        contamination: float = 0.05,
+        draws: int = 8,
+        held_out: float = 0.1,
+        random_state: Any = 0,
+        progress: bool = False,
+    ):
+        self.recipe, self.settings, self.training = recipe, settings, training
+        self.contamination, self.draws, self.held_out = contamination, draws, held_out
+        self.random_state, self.progress = random_state, progress
+
+    framed_: bool
+    feature_names_in_: Any
+
+    # Rows: DataFrames and arrays
+
+    def table(self, x: Any, reset: bool) -> dict[str, Cells]:
+        """The cells of a DataFrame by name, or of an array by x0, x1, ...; raises ``ValueError``."""
+        if is_frame(x):
+            cells = cells_of(arrow_table(x))
+            if not reset and self.framed_ and (missing := [n for n in self.feature_names_in_ if n not in cells]):
+                raise InputError(f"expected column {missing[0]}, found {', '.join(list(cells)[:10])}", "X")
+            if reset:
+                self.n_features_in_, self.feature_names_in_ = len(cells), np.array(list(cells), dtype=object)
+                self.framed_ = True
+            if self.framed_:
+                return cells
+        values = validate_data(self, x, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")
+        if np.isinf(values).any():
+            raise InputError("expected finite numbers, or NaN where a cell is missing, found infinity", "X")
+        if reset:
+            self.framed_ = False
+        return {f"x{j}": number_cells(column) for j, column in enumerate(values.T)}
+
+    def rows(self, x: Any) -> Samples:
+        """New rows by the schema; raises ``NotFittedError`` before ``fit``, ``ValueError`` for other columns."""
+        if not hasattr(self, "model_"):
+            raise NotFittedError("this Density is not fitted yet; call fit first")
+        values = self.model_.modality.encode(self.table(x, reset=False))
+        return Samples(values, [str(i) for i in range(len(values))], modality=self.model_.modality)
+
+    def framed(self, cells: torch.Tensor | np.ndarray) -> Any:
+        """Cells as rows of the kind that ``fit`` was given: a DataFrame, or an array."""
+        if self.framed_:
+            return self.model_.modality.frame(cells)
+        columns = self.model_.modality.cells(np.asarray(cells))
+        return np.array([[math.nan if v is None else float(v) for v in c] for c in columns]).T
+
+    # Fitting
+
+    def fit(self, X: Any, y: Any = None) -> "Density":
+        """Detect the columns' types, train, and calibrate; ``y`` is ignored."""
+        if not 0 < self.contamination < 1:
+            raise InputError(f"expected more than 0 and less than 1, found {self.contamination}", "contamination")
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        table = self.table(X, reset=True)
+        schema, n = schema_of(table), len(next(iter(table.values())).values)
+        if n < 2:
+            raise InputError(f"expected 2 samples or more, found n_samples={n}", "X")
+        modality = TypedTable.of(schema)
+        values = modality.encode(table)
+        train, test = hold_out(Samples(values, [str(i) for i in range(n)], modality=modality), self.held_out)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(self.recipe, schema, n, self.settings or {})
+        changes = training_of(n, len(schema)) | {"seed": seed} | (self.training or {})
+        self.rows_ = train_model(model, train, (test.values, None), progress=self.progress, **changes)
+        self.model_, self.schema_ = model, schema
+        self.calibrate(test)
+        return self
+
+    def calibrate(self, held_out: Samples) -> None:
+        self.calibration_ = np.sort(self.bound(held_out))
+        rank = math.floor(self.contamination * (len(self.calibration_) + 1)) - 1
+        self.offset_ = float(self.calibration_[rank]) if rank >= 0 else -math.inf
+
+    # Scores
+
+    def bound(self, rows: Samples) -> np.ndarray:
+        found = bounds(self.model_, rows, self.draws, batch_size=1024)
+        return -(found.tighter if self.draws > 1 else found.loss)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """A lower bound on log p(x) of each row, in nats (N,): of densities in the columns' units."""
+        return self.bound(self.rows(X))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of ``score_samples``."""
+        return float(self.score_samples(X).mean())
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """``score_samples`` above the threshold, ``offset_``: below 0 for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """The share of normal rows that are as improbable as each row (N,), by the rows held out (Vovk et al., 2005).
+
+        Of new normal rows a share of at most p has a p-value up to p, in the mean over trainings.
+        """
+        scores, n = self.score_samples(X), len(self.calibration_)
+        return (1 + np.searchsorted(self.calibration_, scores, side="right")) / (n + 1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """-1 for outliers, whose p-value is at most ``contamination``, 1 for other rows (N,)."""
+        return np.where(self.p_values(X) <= self.contamination, -1, 1)
+
+    # Draws
+
+    def generator(self, random_state: Any) -> torch.Generator:
+        seed = check_random_state(self.random_state if random_state is None else random_state).randint(2**31)
+        return torch.Generator().manual_seed(int(seed))
+
+    def sample(self, n: int = 1, given: dict[str, Any] | None = None, random_state: Any = None) -> Any:
+        """n rows drawn from p(x) or, by importance resampling, from p(x | the columns in ``given``); see ``impute``."""
+        self.rows_fitted()
+        generator = self.generator(random_state)
+        if not given:
+            return self.framed(self.model_.sample(n, generator=generator))
+        row = {name: Cells(np.array([None], dtype=object), "text") for name in self.schema_.names}
+        for name, value in given.items():
+            if name not in row:
+                raise InputError(f"expected columns {', '.join(self.schema_.names[:10])}, found {name}", "given")
+            row[name] = Cells(np.array([value], dtype=object if isinstance(value, str | bool) else float), "float")
+        cells = torch.from_numpy(self.model_.modality.encode(row)).expand(n, -1)
+        return self.framed(self.model_.impute(cells, candidates=128, generator=generator))
+
+    def impute(self, X: Any, random_state: Any = None) -> Any:
+        """The rows with each gap drawn from p(missing|observed), by importance resampling.
+
+        See ``LatentModel.impute``; several draws, with several ``random_state``, show how certain a gap's value is.
+        """
+        values = torch.from_numpy(self.rows(X).values)
+        return self.framed(self.model_.impute(values, generator=self.generator(random_state)))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The rows' codes (N, D), standard normal where the model is right."""
+        return encode(self.model_, self.rows(X), 1024)[0].double().numpy()
+
+    # Single columns
+
+    def predict_levels(self, X: Any, column: str) -> np.ndarray:
+        """p(level | the other columns) of a categorical column, for each of its levels (N, levels).
+
+        It isn't called predict_proba, which by scikit-learn's conventions takes no column.
+        """
+        rows, i = self.rows(X), self.number(column)
+        levels = self.schema_.columns[i].levels
+        if not levels:
+            raise InputError(f"expected a categorical column, found {self.schema_.columns[i]}", "column")
+        scores = []
+        for k in range(len(levels)):
+            values = rows.values.copy()
+            values[:, i] = k
+            scores.append(self.bound(Samples(values, rows.names, modality=rows.modality)))
+        logits = torch.from_numpy(np.stack(scores, 1))
+        return logits.softmax(1).numpy()
+
+    def explain(self, X: Any) -> Any:
+        """-log p(column | the other columns), in nats, of each cell (N, C): what makes a row improbable.
+
+        A DataFrame of the columns, or an array. 0 for cells that are missing.
+        """
+        rows = self.rows(X)
+        whole, found = self.bound(rows), np.zeros(rows.values.shape)
+        for i in range(rows.values.shape[1]):
+            values = rows.values.copy()
+            values[:, i] = np.nan
+            rest = self.bound(Samples(values, rows.names, modality=rows.modality))
+            found[:, i] = np.where(np.isnan(rows.values[:, i]), 0.0, rest - whole)
+        if not self.framed_:
+            return found
+        import pandas  # type: ignore[import-untyped]
+
+        return pandas.DataFrame(found, columns=self.schema_.names)
+
+    def number(self, column: str) -> int:
+        self.rows_fitted()
+        if column not in self.schema_.names:
+            raise InputError(f"expected columns {', '.join(self.schema_.names[:10])}, found {column}", "column")
+        return self.schema_.names.index(column)
+
+    def rows_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("this Density is not fitted yet; call fit first")
+
+    # Files
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model's files and estimator.json into ``folder``: JSON and safetensors, which can run no code."""
+        self.rows_fitted()
+        save(self.model_, folder)
+        names = None if not hasattr(self, "feature_names_in_") else list(self.feature_names_in_)
+        content = {"parameters": self.get_params(), "n_features_in": self.n_features_in_, "feature_names_in": names}
+        content |= {"framed": self.framed_, "calibration": self.calibration_.tolist(), "offset": self.offset_}
+        write_text(Path(folder) / ESTIMATOR_FILE, json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Density":
+        """The estimator that ``save`` wrote; raises ``InputError`` for a folder of something else."""
+        kept = read_document(Path(folder) / ESTIMATOR_FILE, Saved, JSON)
+        found = cls(**kept.parameters)
+        found.model_ = load(folder)
+        found.schema_, found.framed_ = found.model_.modality.schema, kept.framed
+        found.n_features_in_, found.calibration_ = kept.n_features_in, np.array(kept.calibration)
+        found.offset_ = kept.offset
+        if kept.feature_names_in is not None:
+            found.feature_names_in_ = np.array(kept.feature_names_in, dtype=object)
+        return found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = False
+        return tags
+
+
+class Saved(Document):
+    """The content of ``estimator.json``."""
+
+    parameters: dict[str, Any]
+    n_features_in: int
+    feature_names_in: list[str] | None
+    framed: bool
+    calibration: list[float]
+    offset: float
+
+
+def is_frame(x: Any) -> bool:
+    return hasattr(x, "columns") and (hasattr(x, "to_numpy") or hasattr(x, "to_pandas"))
+
+
+def build(recipe: str, schema: Schema, n: int, settings: dict[str, Any]) -> Any:
+    """The model of a recipe for a table of n rows, in sizes by its shape; raises ``ValueError``."""
+    if recipe not in RECIPES or not RECIPES[recipe].takes_schema:
+        known = ", ".join(name for name, recipe_ in RECIPES.items() if recipe_.takes_schema)
+        raise InputError(f"expected a recipe with a decoder by column ({known}), found {recipe}", "recipe")
+    fields = RECIPES[recipe].settings.model_fields
+    width = 64 if n < 1000 else 128 if n < 100_000 else 256
+    defaults: dict[str, Any] = {"decoder": {"kind": "columns", "autoregressive": True, "width": width}}
+    if getattr(fields["coder"].default, "kind", "") == "strided":
+        defaults["coder"] = {"kind": "strided", "size": min(8, max(2, len(schema) // 2)), "width": width}
+    merged = {name: merged_part(defaults.get(name), value) for name, value in settings.items()}
+    return RECIPES[recipe](schema, **(defaults | merged))
+
+
+def merged_part(default: Any, given: Any) -> Any:
+    """The settings of a part that are given, over the defaults where both are of one kind."""
+    if isinstance(default, dict) and isinstance(given, dict) and given.get("kind", default["kind"]) == default["kind"]:
+        return default | given
+    return given
+
+
+def training_of(n: int, columns: int) -> dict[str, Any]:
+    """How a model of n rows is trained, unless settings say otherwise."""
+    batch = int(2 ** np.clip(math.floor(math.log2(max(n, 2) / 8)), 4, 8))
+    return {
+        "steps": int(np.clip(20 * n // batch, 300, 2000)), "batch_size": batch, "lr": 2e-3, "lr_decay": "cosine",
+        "ema": 0.99, "eval_interval": 100, "eval_samples": 1000, "patience": 5, "accelerator": "cpu",
+    }  # fmt: skip
