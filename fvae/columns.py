@@ -76,8 +76,10 @@ class Column(Document):
             text = "continuous" if self.type == "continuous" else f"{unit} from {self.low:g} to {self.high:g}"
             text += f" in steps of {self.step:g}" if self.type == "discrete" and self.step not in (1, DAY) else ""
             text += ", heavy-tailed" if self.heavy else ""
-            parts = [f"{value:g} in {share:.0%}" for value, share in zip(self.atoms, self.shares, strict=True)]
-            text += f", {', '.join(parts[:3])}" + (", ..." if len(parts) > 3 else "") if parts else ""
+            often = sorted(zip(self.shares, self.atoms, strict=True), reverse=True)
+            parts = [f"{value:g} in {share:.0%}" for share, value in often[:2]]
+            more = f" and {len(often) - 2} more that repeat" if len(often) > 2 else ""
+            text += f", {', '.join(parts)}{more}" if parts else ""
         return text + (f", {self.missing:.1%} missing" if self.missing else "")
 
 

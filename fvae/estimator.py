@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
+
+try:
+    from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import validate_data
+except ImportError:
+    raise ImportError("fvae.Density needs scikit-learn: pip install 'fvae[tables]'") from None
 
 from fvae.columns import Schema
 from fvae.data import Samples, TypedTable
@@ -181,12 +185,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         generator = self.generator(random_state)
         if not given:
             return self.framed(self.model_.sample(n, generator=generator))
-        row = {name: Cells(np.array([None], dtype=object), "text") for name in self.schema_.names}
-        for name, value in given.items():
-            if name not in row:
-                raise InputError(f"expected columns {', '.join(self.schema_.names[:10])}, found {name}", "given")
-            row[name] = Cells(np.array([value], dtype=object if isinstance(value, str | bool) else float), "float")
-        cells = torch.from_numpy(self.model_.modality.encode(row)).expand(n, -1)
+        cells = self.model_.modality.row(given).expand(n, -1)
         return self.framed(self.model_.impute(cells, candidates=128, generator=generator))
 
     def impute(self, X: Any, random_state: Any = None) -> Any:
@@ -211,7 +210,9 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         rows, i = self.rows(X), self.number(column)
         levels = self.schema_.columns[i].levels
         if not levels:
-            raise InputError(f"expected a categorical column, found {self.schema_.columns[i]}", "column")
+            raise InputError(
+                f"expected a categorical column, found {column}, {self.schema_.columns[i].description}", "column"
+            )
         scores = []
         for k in range(len(levels)):
             values = rows.values.copy()

@@ -42,7 +42,7 @@ def group_given(x: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-INDEPENDENT = {"decoder": {"kind": "columns"}}
+INDEPENDENT = {"decoder": {"kind": "columns", "autoregressive": False}}
 
 
 @pytest.fixture(scope="module", params=["autoregressive", "independent given z"])
@@ -142,8 +142,11 @@ def test_columns_that_vary_in_no_way_or_have_only_gaps():
         (lambda d: d.set_params(contamination=2).fit(rows(50)), "contamination: expected more than 0 and less than 1"),
         (lambda d: d.fit(rows(1)), "X: expected 2 samples or more, found n_samples=1"),
         (lambda d: d.fit(rows(50)).score_samples(rows(5)[["x", "n"]]), "X: expected column kind, found x, n"),
-        (lambda d: d.fit(rows(50)).sample(2, given={"y": 1}), "given: expected columns x, kind, n, found y"),
-        (lambda d: d.fit(rows(50)).predict_levels(rows(5), "x"), "column: expected a categorical column, found Column"),
+        (lambda d: d.fit(rows(50)).sample(2, given={"y": 1}), "given: y: no such column; the columns are x, kind, n"),
+        (
+            lambda d: d.fit(rows(50)).predict_levels(rows(5), "x"),
+            "column: expected a categorical column, found x, continuous",
+        ),
     ],
 )
 def test_mistakes_are_one_line(use, message):

@@ -28,6 +28,7 @@ COMMANDS = {
     "steer": "images moved along the direction between two sets of images",
     "encode": "data to codes, an .npz",
     "decode": "codes back to data",
+    "impute": "the gaps of a table, drawn given what is there",
     "score": "a bound on the negative log-likelihood of each sample, as CSV",
     "compare": "curves, table and samples of several runs side by side",
     "export": "a run's model alone, into a folder to send",

@@ -15,7 +15,7 @@ from fvae.cli.run_data import data_of, devices, load_model, say, say_trivial
 from fvae.data import Samples
 from fvae.errors import InputError
 from fvae.files import need_file, write_text
-from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, summary, verdict
+from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, nats_by_column, summary, verdict
 from fvae.metrics.latent import ACTIVE_VARIANCE
 from fvae.model import LatentModel
 
@@ -57,6 +57,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     if has_gaussian_posterior(model, data) and len(known) > 1:
         information = latent_information(model, known, args["seed"], args["batch_size"] or 64)
         found |= information._asdict() | {"verdict": verdict(information, len(known))}
+    if columns := nats_by_column(model, data, args["seed"]):
+        found["nats_by_column"] = columns
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
@@ -83,6 +85,16 @@ def within_limit(batches: Iterable[Any], total: int) -> Iterator[Any]:
         yield batch
         if time.monotonic() - began > TIME_LIMIT:
             return
+
+
+def say_columns(model: LatentModel, nats: dict[str, float]) -> None:
+    """The nats of each column given the latent, the largest first, and whether they are of densities."""
+    schema = model.modality.recipe_shape
+    kinds = {c.name: "density" if c.type == "continuous" else "probability" for c in schema.columns}
+    width = max(map(len, nats))
+    print("columns     nats each, given the latent")
+    for name in sorted(nats, key=nats.__getitem__, reverse=True):
+        print(f"            {name:{width}}  {nats[name]:8.3f}  {kinds[name]}")
 
 
 def say_infinite(data: Samples, nats: np.ndarray) -> np.ndarray:
@@ -131,5 +143,7 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
         )
         print(f"            {found['verdict']}")
     print(f"likelihood  {found['likelihood']}")
+    if "nats_by_column" in found:
+        say_columns(model, found["nats_by_column"])
     if found["step"] is not None:
         print(f"weights     of step {found['step']}, chosen on held-out samples")

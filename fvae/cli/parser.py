@@ -186,6 +186,14 @@ def number_within(text: str, least: float, most: float) -> float:
     return float(text)
 
 
+def assignments(text: str) -> dict[str, str]:
+    """The type of an argument that takes several values by name, NAME=VALUE,NAME=VALUE."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if wrong := [name for name, sign, _ in pairs if not sign or not name.strip()]:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {wrong[0]!r:.40}")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
     """The type of an argument that takes several numbers."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fvae.cli.parser import table
-from fvae.data import TOKENIZER_FILE, Modality, Samples, load_data
+from fvae.data import TOKENIZER_FILE, Modality, Samples, TypedTable, load_data
 from fvae.data.files import argument_named
 from fvae.data.samples import digest
 from fvae.errors import InputError
@@ -126,6 +126,15 @@ def need_latent(model: LatentModel, run: Path) -> None:
     """Refuse a model without a code of its data; raises ``InputError``."""
     if not math.prod(model.latent):
         raise InputError(f"{run} holds a {model.config['recipe']}, which has no latent")
+
+
+def need_columns(model: LatentModel, run: Path, argument: str = "") -> TypedTable:
+    """The modality of a model with a decoder by column; raises ``InputError`` for another model."""
+    if not hasattr(model.decoder, "by_column"):
+        found = f"{run} holds a {model.config['recipe']} of {model.modality.noun} without one"
+        raise InputError(f"expected a model of a table with a likelihood for each column; {found}", argument)
+    assert isinstance(model.modality, TypedTable)
+    return model.modality
 
 
 def need_visible(model: LatentModel, run: Path, out: Path | None) -> None:

@@ -5,13 +5,14 @@ import sys
 import numpy as np
 import torch
 
-from fvae.cli.parser import Parser, add_setting, at_least, numbers, temperature
-from fvae.cli.run_data import label_number, load_model
+from fvae.cli.parser import Parser, add_setting, assignments, at_least, numbers, temperature
+from fvae.cli.run_data import label_number, load_model, need_columns
 from fvae.data import Generation
 from fvae.data.pictures import save_picture, sheet
 from fvae.errors import InputError
 from fvae.files import write_arrays
 
+CANDIDATES = 128  # draws of a row given some of its columns, of which one is taken by its weight
 SWEEP_LENGTH = 10  # images in a row of --temperatures, unless --n says otherwise
 
 
@@ -29,6 +30,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("--temperatures", type=numbers(temperature), metavar="T,T,...", help=sweep_help)
     label_help = "draw this class, by its number or name, where the run was trained with labels"
     parser.add_argument("--label", metavar="K", help=label_help)
+    g_help = "tables: draw the other columns given these, as age=40,sex=Female"
+    parser.add_argument("--given", type=assignments, metavar="COLUMN=VALUE,...", help=g_help)
     for name, field in Generation.model_fields.items():
         add_setting(parser, name, field, field.default)
     parser.add_seed()
@@ -46,10 +49,20 @@ def run(parser: Parser, argv: list[str]) -> None:
         if modality.noun == "sentences" or getattr(model.decoder, "draw", None) is None:
             raise InputError(f"{run}: expected a decoder with noise, found none", "decoder_temperature")
         options["decoder_temperature"] = args["decoder_temperature"]
+    if args["given"]:
+        need_columns(model, run, "given")
+        if args["temperature"] not in (None, 1.0) or model.classes:
+            raise InputError("expected no temperature and no labels beside given columns, found some", "given")
     number = None if args["label"] is None else label_number(model, run, args["label"], "label")
     values = sweep or [modality.temperature if args["temperature"] is None else args["temperature"]]
     n = args["n"] or (SWEEP_LENGTH if sweep else modality.default_n)
     generator = torch.Generator().manual_seed(args["seed"])
+    if args["given"]:
+        row = need_columns(model, run, "given").row(args["given"]).to(model.like.device)
+        drawn = model.impute(row.expand(n, -1), candidates=CANDIDATES, generator=generator)
+        modality.write(drawn.cpu().numpy(), out)
+        print(out)
+        return
     e, y = model.codes(n, generator), model.draw_labels(n, generator)
     y = torch.full_like(y, number) if y is not None and number is not None else y
     state = generator.get_state()

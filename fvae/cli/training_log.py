@@ -32,8 +32,9 @@ class TrainingLog(ProgressBar):
             say([f"warning: --data.labels {self.data.labels}: not used: {recipe} takes {takes}"])
         say_skipped(train.skipped + test.skipped, len(train) + len(test), modality, self.out)
         say(seen := inspect(replace(train, modality=model.modality), test))  # as the model has them: in its bits
+        say(described := modality.description())
         counts = f"{len(train)} {modality.noun} of {modality.size} and {len(test)} held out"
-        write_text(self.out / "data.txt", "\n".join([counts, *seen, ""]))
+        write_text(self.out / "data.txt", "\n".join([counts, *seen, *described, ""]))
         if settings.batch_size > len(train):
             more = f"more than the {len(train)} training {modality.noun}, which come several times in each"
             say([f"warning: --train.batch_size {settings.batch_size}: {more}"])

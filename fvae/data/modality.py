@@ -272,6 +272,10 @@ class Modality:
         """What is unusual about training and held-out data."""
         return []
 
+    def description(self) -> list[str]:
+        """What a model takes the data for, a line each, to be shown before training."""
+        return []
+
     def trivial_bound(self, train: Any, test: Any) -> tuple[float, str]:
         """The nats a held-out sample of a trivial model, here a Gaussian of independent values, and its name."""
         x, held_out = (samples.values.reshape(len(samples), -1).astype(float) for samples in (train, test))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fvae.columns import Column, Schema
 from fvae.data.detection import Cells, arrow_table, cells_of
+from fvae.data.files import argument_named
 from fvae.data.modality import Modality
 from fvae.data.samples import Samples
 from fvae.data.table import Table
@@ -21,6 +22,7 @@ from fvae.errors import InputError
 from fvae.files import write_csv, write_text
 
 SCHEMA_FILE = "schema.json"
+EPOCH = datetime.datetime(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,20 @@ class TypedTable(Table):
         """The columns of a DataFrame, by name, as cells (N, C) that a model takes; raises ``InputError``."""
         return torch.from_numpy(self.encode(cells_of(arrow_table(frame))))
 
+    def row(self, given: dict[str, Any]) -> Tensor:
+        """One row of these cells by their columns' names, (1, C), in which all others are missing.
+
+        Numbers, dates and levels may be text. Raises ``InputError`` for other columns, and for levels unknown.
+        """
+        cells = np.full((1, len(self.names)), np.nan)
+        for name, value in given.items():
+            if name not in self.names:
+                raise InputError(f"{name}: no such column; the columns are {', '.join(self.names[:20])}", "given")
+            i = self.names.index(name)
+            with argument_named("given"):
+                cells[0, i] = cell_of(self.schema.columns[i], value)
+        return torch.from_numpy(cells)
+
     # Samples of a model
 
     def decode_batch(self, model: Any, e: Tensor, y: Tensor | None, **options: Any) -> np.ndarray:
@@ -146,13 +162,15 @@ class TypedTable(Table):
         """Nothing is refused: of rounded and repeated values the densities are probabilities."""
 
     def notes_of_training(self, samples: Samples, test: Samples) -> list[str]:
-        """Remarks, and the type of each column."""
         lines = list(samples.remarks)
-        lines += [f"{column.name}: {column.description}" for column in self.schema.columns]
-        lines += [f"{name}: left out, {why}" for name, why in self.schema.left_out.items()]
         if samples.labels is not None:
             lines += ["the column of labels is not part of the table"]
         return lines
+
+    def description(self) -> list[str]:
+        """The type of each column, and those that are left out."""
+        found = [f"column {column.name}: {column.description}" for column in self.schema.columns]
+        return found + [f"column {name}: left out, {why}" for name, why in self.schema.left_out.items()]
 
     def trivial_bound(self, train: Samples, test: Samples) -> tuple[float, str]:
         """Of independent columns: Gaussians of the standardized numbers, and shares of levels and atoms."""
@@ -178,6 +196,27 @@ def encode_column(column: Column, cells: Cells) -> np.ndarray:
     return np.full(len(cells.values), np.nan) if text else cells.values
 
 
+def cell_of(column: Column, value: Any) -> float:
+    """A value, which may be text, as a cell; raises ``InputError``."""
+    if column.categorical:
+        levels = [str(level) for level in column.levels]
+        if str(value) in levels:
+            return float(levels.index(str(value)))
+        known = ", ".join(levels[:10]) + (", ..." if len(levels) > 10 else "")
+        raise InputError(f"{column.name}: expected one of {known}, found {value}")
+    try:
+        if column.values in ("date", "time"):
+            moment = datetime.datetime.fromisoformat(str(value))
+            return (moment.replace(tzinfo=None) - EPOCH).total_seconds()
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        kind = {"date": "a date, as 2024-05-31", "time": "a time, as 2024-05-31 12:00"}.get(column.values, "a number")
+        raise InputError(f"{column.name}: expected {kind}, found {value}")
+    return number
+
+
 def level_key(level: Any) -> Any:
     """What levels are compared by: numbers by value, and text."""
     return level if isinstance(level, str) else float(level)
@@ -193,7 +232,7 @@ def decode_column(column: Column, cells: np.ndarray) -> list[Any]:
 
 def to_python(column: Column, value: float) -> Any:
     if column.values in ("date", "time"):
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
+        moment = EPOCH + datetime.timedelta(seconds=value)
         return moment.date() if column.values == "date" else moment
     if column.values == "integer" or (column.step and column.step == round(column.step) and column.low % 1 == 0):
         return round(value)

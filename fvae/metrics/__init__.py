@@ -1,6 +1,6 @@
 """What a trained model says of data: bounds on the likelihood, and what the latent holds."""
 
-from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, encode, summary
+from fvae.metrics.bounds import Bounds, batches, bounds, check_labels, encode, nats_by_column, summary
 from fvae.metrics.latent import LatentInformation, has_gaussian_posterior, latent_information, verdict
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "encode",
     "has_gaussian_posterior",
     "latent_information",
+    "nats_by_column",
     "summary",
     "verdict",
 ]

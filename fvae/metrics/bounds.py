@@ -98,6 +98,23 @@ def bounds(
     return Bounds(*found.numpy())
 
 
+@torch.no_grad()
+def nats_by_column(model: LatentModel, data: Samples, seed: int = 0) -> dict[str, float] | None:
+    """The mean of -log p(x_c|z) of each column, by its name, one draw of u each; None of a model without columns.
+
+    With the rate they add up to the bound. A column that is missing in a row counts 0 there.
+    """
+    if not hasattr(model.decoder, "by_column"):
+        return None
+    model, names = for_scoring(model), model.modality.recipe_shape.names
+    sums = torch.zeros(len(names), dtype=torch.float64)
+    for x, y in batches(model, data, 1024):
+        u, _ = model.split_noise(noise_of(model, x, 1, seed)[0])
+        z = model.posterior(u, model.condition(x, y))[0]
+        sums -= model.decoder.by_column(x, z).double().sum(0).cpu()
+    return dict(zip(names, (sums / len(data)).tolist(), strict=True))
+
+
 def for_scoring(model: LatentModel) -> LatentModel:
     """A model of vectors in float64, which keeps the order of densities far from the data; others unchanged."""
     if len(model.shape) != 1 or model.like.dtype == torch.float64:

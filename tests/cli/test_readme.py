@@ -24,13 +24,14 @@ def python(page: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", python(README), ids=["images", "table", "text"])
+@pytest.mark.parametrize("code", python(README), ids=["images", "table", "table of several types", "text"])
 def test_python_examples_run(code, tmp_path, monkeypatch):
     """The examples train, score, sample and save as they stand, in a few lines of code."""
     monkeypatch.chdir(tmp_path)
     words = [["a", "the", "one"], ["cat", "dog", "bird"], ["sleeps", "runs", "sings"], ["here", "there", "today"]]
     (tmp_path / "sentences.txt").write_text("".join(" ".join(line) + "\n" for line in itertools.product(*words)))
-    exec(compile(code.replace("steps=200", "steps=5"), "README.md", "exec"), {})
+    code = code.replace("steps=200", "steps=5").replace("Density(", 'Density(training={"steps": 5}, ')
+    exec(compile(code, "README.md", "exec"), {})
     assert len(list((tmp_path / "models").glob("*/model.safetensors"))) == 1
     assert len(code.splitlines()) <= 13
 
