@@ -11,12 +11,13 @@ import numpy as np
 
 from fvae.cli.parser import Parser, at_least, path
 from fvae.cli.progress import with_progress
-from fvae.cli.run_data import data_of, devices, load_model, say, say_trivial
-from fvae.data import Samples
+from fvae.cli.run_data import data_of, devices, load_model, need_columns, say, say_trivial, seeded
+from fvae.data import Samples, TypedTable
 from fvae.errors import InputError
 from fvae.files import need_file, write_text
 from fvae.metrics import Bounds, bounds, has_gaussian_posterior, latent_information, nats_by_column, summary, verdict
 from fvae.metrics.latent import ACTIVE_VARIANCE
+from fvae.metrics.tables import table_quality
 from fvae.model import LatentModel
 
 TIME_LIMIT = 100  # seconds for the bounds, after which no batch is begun; the latent's figures take as long again
@@ -31,6 +32,10 @@ def run(parser: Parser, argv: list[str]) -> None:
     add_scoring(parser)
     n_help = f"how many samples to evaluate (default: as many as {TIME_LIMIT} seconds allow)"
     parser.add_argument("--n", type=at_least(1), metavar="N", help=n_help)
+    q_help = "tables: compare drawn rows with the held-out and the training ones (needs scikit-learn)"
+    parser.add_argument("--quality", action="store_true", help=q_help)
+    t_help = "with --quality, a categorical column to be learned from drawn rows"
+    parser.add_argument("--target", metavar="COLUMN", help=t_help)
     parser.add_argument("--json", type=path, metavar="FILE", help="write the figures there")
     args = parser.parse(argv)
     if args["json"]:
@@ -38,6 +43,10 @@ def run(parser: Parser, argv: list[str]) -> None:
             raise InputError(f"{args['json']}: expected a name that ends in .json", "json")
         need_file(args["json"], "json")
     model = load_model(args["run"], args["device"])
+    if args["target"] and not args["quality"]:
+        raise InputError("expected --quality beside it, found none", "target")
+    if args["quality"]:
+        check_target(need_columns(model, args["run"], "quality"), args["target"])
     samples = draws(model, args["samples"])
     whole, what = data_of(model, args)
     order = np.random.default_rng(0).permutation(len(whole))[: args["n"]]
@@ -59,6 +68,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         found |= information._asdict() | {"verdict": verdict(information, len(known))}
     if columns := nats_by_column(model, data, args["seed"]):
         found["nats_by_column"] = columns
+    if args["quality"]:
+        found["quality"] = quality(model, data, args)
     found["skipped"] = data.skipped
     if args["json"]:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
@@ -85,6 +96,36 @@ def within_limit(batches: Iterable[Any], total: int) -> Iterator[Any]:
         yield batch
         if time.monotonic() - began > TIME_LIMIT:
             return
+
+
+def check_target(table: TypedTable, target: str | None) -> None:
+    """Refuse a target that is no categorical column; raises ``InputError``."""
+    levels = [column.name for column in table.schema.columns if len(column.levels) > 1]
+    if target is not None and target not in levels:
+        raise InputError(f"expected a categorical column ({', '.join(levels[:10])}), found {target}", "target")
+
+
+def quality(model: LatentModel, data: Samples, args: dict[str, Any]) -> dict[str, Any]:
+    """Figures of as many drawn rows as there are to evaluate, against these and the training rows."""
+    table = need_columns(model, args["run"])
+    train, _ = data_of(model, {"run": args["run"], "split": "train"})
+    drawn = table.sample(model, max(len(data), 1000), seeded(args["seed"]))
+    return table_quality(table.schema, drawn, train.values, data.values, args["target"], args["seed"])._asdict()
+
+
+def say_quality(found: dict[str, Any]) -> None:
+    """Figures of drawn rows, with what each is for rows of the data."""
+    worst = sorted(found["marginals"], key=found["marginals"].__getitem__, reverse=True)[:3]
+    listed = ", ".join(f"{name} {found['marginals'][name]:.3f}" for name in worst)
+    print(f"drawn rows  {found['failure_to_tell']:.3f}  a boosted classifier's failure to tell them (1: it can't)")
+    print(f"            {listed}: largest total variations of columns")
+    print(f"            {found['pairs']:.3f}  mean total variation of pairs of columns")
+    print(
+        f"            {found['closest_share']:.1%} are nearer to a training row than to a held-out one (copies: 100 %)"
+    )
+    if found["learned"] is not None:
+        real = found["learned_of_real"]
+        print(f"            {found['learned']:.1%} accuracy of a classifier trained on them, {real:.1%} on real rows")
 
 
 def say_columns(model: LatentModel, nats: dict[str, float]) -> None:
@@ -145,5 +186,7 @@ def print_report(model: LatentModel, found: dict[str, Any], n: int, known: int) 
     print(f"likelihood  {found['likelihood']}")
     if "nats_by_column" in found:
         say_columns(model, found["nats_by_column"])
+    if "quality" in found:
+        say_quality(found["quality"])
     if found["step"] is not None:
         print(f"weights     of step {found['step']}, chosen on held-out samples")

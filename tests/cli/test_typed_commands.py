@@ -53,6 +53,13 @@ def test_evaluate_has_nats_by_column(people, fvae, tmp_path):
     )
 
 
+def test_evaluate_compares_drawn_rows(people, fvae, tmp_path):
+    found = fvae("evaluate", people / "run", "--quality", "--target", "sex", "--json", "OUT/e.json")
+    assert found.status == 0 and "a boosted classifier's failure to tell them" in found.out
+    q = json.loads((tmp_path / "e.json").read_text())["quality"]
+    assert set(q["marginals"]) == set(FRAME) - {"id"} and 0 <= q["failure_to_tell"] <= 1 and 0 <= q["learned"] <= 1
+
+
 def test_samples_have_the_types_of_the_file(people, fvae, tmp_path):
     assert fvae("sample", people / "run", "--n", 50, "--out", "OUT/s.csv").status == 0
     rows = table(tmp_path / "s.csv")
@@ -116,6 +123,9 @@ def test_flows_take_numbers_alone(people, fvae):
             ["sample", "rows", "--given", "a=1", "--out", "OUT/s.csv"],
             "--given: expected a model of a table",
         ),
+        (["evaluate", "PEOPLE", "--quality", "--target", "age"], "expected a categorical column (sex), found age"),
+        (["evaluate", "PEOPLE", "--target", "sex"], "--target: expected --quality beside it, found none"),
+        (["evaluate", "rows", "--quality"], "--quality: expected a model of a table"),
         (["impute", "rows", "--out", "OUT/s.csv"], "expected a model of a table with a likelihood for each column"),
         (["impute", "PEOPLE", "--out", "OUT/s.png"], "expected a name that ends in .csv, .npz"),
     ],
