@@ -225,14 +225,23 @@ class AutoregressiveColumns(Columns):
     ``noise``, so that the bound of many draws is that of the columns which are there.
     """
 
-    def __init__(self, net: nn.Module, schema: Schema, components: int, width: int, hidden: int, context: int):
+    def __init__(
+        self,
+        net: nn.Module,
+        schema: Schema,
+        components: int,
+        width: int,
+        hidden: int,
+        context: int,
+        dropout: float = 0.0,
+    ):
         super().__init__(net, schema, components)
         self.noise_shape = (len(schema),)
         self.gaps = [bool(column.missing) for column in schema.columns]
         numbers = self.mixture.parameters * self.scales.indices
         gates = [i for i in self.scales.indices for _ in range(self.atoms.shape[1] + 1)] if self.sizes[1] else []
         leaving = [*numbers, *gates, *(i for i, n in self.levels for _ in range(n))]
-        masked = MaskedMLP(feature_columns(schema), leaving, width, hidden, context)
+        masked = MaskedMLP(feature_columns(schema), leaving, width, hidden, context, dropout)
         self.given = FromColumns(masked, schema)
 
     def raw(self, x: Tensor | None, z: Tensor) -> Tensor:

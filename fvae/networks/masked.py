@@ -30,7 +30,15 @@ class MaskedMLP(nn.Module):
     the start. Source: MADE (Germain et al., 2015).
     """
 
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], width: int, hidden: int = 2, context: int = 0):
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        width: int,
+        hidden: int = 2,
+        context: int = 0,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.conditional = bool(context)
         entering, leaving = torch.tensor(inputs), torch.tensor(outputs)
@@ -39,10 +47,11 @@ class MaskedMLP(nn.Module):
         self.enter = MaskedLinear(entering[None] < units[:, None])
         self.context = nn.Linear(context, width, bias=False) if context else None
         self.layers = nn.ModuleList(MaskedLinear(units[None] <= units[:, None]) for _ in range(hidden - 1))
+        self.dropout = nn.Dropout(dropout)
         self.leave = zeroed(MaskedLinear(units[None] <= leaving[:, None]))
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         h = self.enter(x) if self.context is None else self.enter(x) + self.context(cond)
         for layer in self.layers:
-            h = layer(F.relu(h))
-        return self.leave(F.relu(h))
+            h = layer(self.dropout(F.relu(h)))
+        return self.leave(self.dropout(F.relu(h)))

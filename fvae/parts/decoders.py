@@ -25,7 +25,7 @@ from fvae.networks.conv import Pyramid
 from fvae.parts.coders import Grid
 from fvae.parts.flows import FlowPart, Glow
 from fvae.parts.posteriors import Noise, Posterior
-from fvae.schema import Depth, NonNegative, Part, Positive, Width
+from fvae.schema import Depth, NonNegative, Part, Positive, Share, Width
 
 
 class Decoder(Part):
@@ -122,6 +122,8 @@ class ColumnsDecoder(Decoder, kind="columns"):
     """hidden units of the network that sees them"""
     hidden: Depth = 2
     """its hidden layers"""
+    dropout: Share = 0.0
+    """share of its units that a training step leaves out"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
         found = "images" if bits else "numbers without one; see fvae.Schema"
@@ -130,7 +132,8 @@ class ColumnsDecoder(Decoder, kind="columns"):
     def of_columns(self, schema: Schema, generator: Callable[[int], nn.Module]) -> Columns:
         if self.autoregressive:
             net = generator(self.width)
-            return AutoregressiveColumns(net, schema, self.components, self.width, self.hidden, self.width)
+            sizes = (self.components, self.width, self.hidden, self.width, self.dropout)
+            return AutoregressiveColumns(net, schema, *sizes)
         decoder = Columns(nn.Identity(), schema, self.components)
         decoder.net = generator(decoder.outputs)
         return decoder
