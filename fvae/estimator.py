@@ -17,7 +17,7 @@ except ImportError:
     raise ImportError("fvae.Density needs scikit-learn: pip install 'fvae[tables]'") from None
 
 from fvae.columns import Schema
-from fvae.data import Samples, TypedTable
+from fvae.data import Samples, Table, TypedTable
 from fvae.data.detection import Cells, arrow_table, cells_of, number_cells, schema_of
 from fvae.data.samples import hold_out
 from fvae.documents import JSON, Document, read_document
@@ -39,7 +39,8 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     it says when to end, and calibrates p-values.
 
     Args:
-        recipe: a recipe with a decoder by column: vae, f_vae, f_vae_reduced, ...
+        recipe: vae, f_vae or another with a decoder by column; or a flow, as realnvp, of numbers without gaps, which
+            draws, scores and finds outliers alone
         settings: of its model, as ``{"coder": {"size": 8}}`` (default: by the table's shape)
         training: fields of ``fvae.TrainSettings``, as ``{"steps": 5000}`` (default: by the table's shape)
         contamination: the share of normal rows that ``predict`` calls outliers
@@ -50,7 +51,6 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         model_: the ``LatentModel``
-        schema_: the columns' types
         calibration_: sorted ``score_samples`` of the rows held out, by which p-values are
         offset_: the threshold of ``predict``
         n_features_in_, feature_names_in_: as scikit-learn has them
@@ -103,17 +103,14 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def rows(self, x: Any) -> Samples:
         """New rows by the schema; raises ``NotFittedError`` before ``fit``, ``ValueError`` for other columns."""
-        if not hasattr(self, "model_"):
-            raise NotFittedError("this Density is not fitted yet; call fit first")
+        self.need_fitted()
         values = self.model_.modality.encode(self.table(x, reset=False))
         return Samples(values, [str(i) for i in range(len(values))], modality=self.model_.modality)
 
     def framed(self, cells: torch.Tensor | np.ndarray) -> Any:
         """Cells as rows of the kind that ``fit`` was given: a DataFrame, or an array."""
-        if self.framed_:
-            return self.model_.modality.frame(cells)
-        columns = self.model_.modality.cells(np.asarray(cells))
-        return np.array([[math.nan if v is None else float(v) for v in c] for c in columns]).T
+        frame = self.model_.modality.frame(cells)
+        return frame if self.framed_ else frame.to_numpy(dtype=np.float64)
 
     # Fitting
 
@@ -123,20 +120,30 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"expected more than 0 and less than 1, found {self.contamination}", "contamination")
         seed = int(check_random_state(self.random_state).randint(2**31))
         table = self.table(X, reset=True)
-        schema, n = schema_of(table), len(next(iter(table.values())).values)
+        n = len(next(iter(table.values())).values)
         if n < 2:
             raise InputError(f"expected 2 samples or more, found n_samples={n}", "X")
-        modality = TypedTable.of(schema)
+        modality = modality_of(self.recipe, table)
         values = modality.encode(table)
         train, test = hold_out(Samples(values, [str(i) for i in range(n)], modality=modality), self.held_out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build(self.recipe, schema, n, self.settings or {})
-        changes = training_of(n, len(schema)) | {"seed": seed} | (self.training or {})
-        self.rows_ = train_model(model, train, (test.values, None), progress=self.progress, **changes)
-        self.model_, self.schema_ = model, schema
+            model = build(self.recipe, modality, n, self.settings or {})
+        changes = training_of(n) | {"seed": seed} | (self.training or {})
+        held_out = (test.values, None)
+        self.rows_ = train_model(model, train, held_out, progress=self.progress, allow_degenerate=True, **changes)
+        self.model_ = model
         self.calibrate(test)
         return self
+
+    @property
+    def typed(self) -> TypedTable:
+        """The table's modality; raises ``InputError`` of a flow, which takes numbers alone."""
+        self.need_fitted()
+        if not isinstance(self.model_.modality, TypedTable):
+            expected = "expected a recipe with a decoder by column, as vae or f_vae"
+            raise InputError(f"{expected}, found {self.recipe}", "recipe")
+        return self.model_.modality
 
     def calibrate(self, held_out: Samples) -> None:
         self.calibration_ = np.sort(self.bound(held_out))
@@ -181,11 +188,11 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def sample(self, n: int = 1, given: dict[str, Any] | None = None, random_state: Any = None) -> Any:
         """n rows drawn from p(x) or, by importance resampling, from p(x | the columns in ``given``); see ``impute``."""
-        self.rows_fitted()
+        self.need_fitted()
         generator = self.generator(random_state)
         if not given:
             return self.framed(self.model_.sample(n, generator=generator))
-        cells = self.model_.modality.row(given).expand(n, -1)
+        cells = self.typed.row(given).expand(n, -1)
         return self.framed(self.model_.impute(cells, candidates=128, generator=generator))
 
     def impute(self, X: Any, random_state: Any = None) -> Any:
@@ -208,10 +215,10 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         It isn't called predict_proba, which by scikit-learn's conventions takes no column.
         """
         rows, i = self.rows(X), self.number(column)
-        levels = self.schema_.columns[i].levels
+        levels = self.typed.schema.columns[i].levels
         if not levels:
             raise InputError(
-                f"expected a categorical column, found {column}, {self.schema_.columns[i].description}", "column"
+                f"expected a categorical column, found {column}, {self.typed.schema.columns[i].description}", "column"
             )
         scores = []
         for k in range(len(levels)):
@@ -226,7 +233,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
         A DataFrame of the columns, or an array. 0 for cells that are missing.
         """
-        rows = self.rows(X)
+        rows, names = self.rows(X), self.typed.schema.names
         whole, found = self.bound(rows), np.zeros(rows.values.shape)
         for i in range(rows.values.shape[1]):
             values = rows.values.copy()
@@ -237,15 +244,15 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
             return found
         import pandas  # type: ignore[import-untyped]
 
-        return pandas.DataFrame(found, columns=self.schema_.names)
+        return pandas.DataFrame(found, columns=names)
 
     def number(self, column: str) -> int:
-        self.rows_fitted()
-        if column not in self.schema_.names:
-            raise InputError(f"expected columns {', '.join(self.schema_.names[:10])}, found {column}", "column")
-        return self.schema_.names.index(column)
+        self.need_fitted()
+        if column not in self.typed.schema.names:
+            raise InputError(f"expected columns {', '.join(self.typed.schema.names[:10])}, found {column}", "column")
+        return self.typed.schema.names.index(column)
 
-    def rows_fitted(self) -> None:
+    def need_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise NotFittedError("this Density is not fitted yet; call fit first")
 
@@ -253,7 +260,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def save(self, folder: str | Path) -> None:
         """Write the model's files and estimator.json into ``folder``: JSON and safetensors, which can run no code."""
-        self.rows_fitted()
+        self.need_fitted()
         save(self.model_, folder)
         names = None if not hasattr(self, "feature_names_in_") else list(self.feature_names_in_)
         content = {"parameters": self.get_params(), "n_features_in": self.n_features_in_, "feature_names_in": names}
@@ -266,7 +273,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         kept = read_document(Path(folder) / ESTIMATOR_FILE, Saved, JSON)
         found = cls(**kept.parameters)
         found.model_ = load(folder)
-        found.schema_, found.framed_ = found.model_.modality.schema, kept.framed
+        found.framed_ = kept.framed
         found.n_features_in_, found.calibration_ = kept.n_features_in, np.array(kept.calibration)
         found.offset_ = kept.offset
         if kept.feature_names_in is not None:
@@ -295,18 +302,29 @@ def is_frame(x: Any) -> bool:
     return hasattr(x, "columns") and (hasattr(x, "to_numpy") or hasattr(x, "to_pandas"))
 
 
-def build(recipe: str, schema: Schema, n: int, settings: dict[str, Any]) -> Any:
+def modality_of(recipe: str, table: dict[str, Cells]) -> Table:
+    """The columns as a recipe takes them: by their types, or as numbers; raises ``InputError``."""
+    if recipe not in RECIPES or RECIPES[recipe].takes_text:
+        known = ", ".join(name for name, known in RECIPES.items() if not known.takes_text)
+        raise InputError(f"expected a recipe of tables ({known}), found {recipe}", "recipe")
+    return (
+        TypedTable.of(schema_of(table)) if RECIPES[recipe].takes_schema else Table((len(table),), columns=list(table))
+    )
+
+
+def build(recipe: str, modality: Table, n: int, settings: dict[str, Any]) -> Any:
     """The model of a recipe for a table of n rows, in sizes by its shape; raises ``ValueError``."""
-    if recipe not in RECIPES or not RECIPES[recipe].takes_schema:
-        known = ", ".join(name for name, recipe_ in RECIPES.items() if recipe_.takes_schema)
-        raise InputError(f"expected a recipe with a decoder by column ({known}), found {recipe}", "recipe")
-    fields = RECIPES[recipe].settings.model_fields
+    fields, shape = RECIPES[recipe].settings.model_fields, modality.recipe_shape
     width = 64 if n < 1000 else 128 if n < 100_000 else 256
-    defaults: dict[str, Any] = {"decoder": {"kind": "columns", "autoregressive": True, "width": width}}
-    if getattr(fields["coder"].default, "kind", "") == "strided":
-        defaults["coder"] = {"kind": "strided", "size": min(8, max(2, len(schema) // 2)), "width": width}
+    defaults: dict[str, Any] = {}
+    if isinstance(shape, Schema):
+        defaults["decoder"] = {"kind": "columns", "autoregressive": True, "width": width}
+    if "coder" in fields and getattr(fields["coder"].default, "kind", "") == "strided":
+        defaults["coder"] = {"kind": "strided", "size": min(8, max(2, len(modality.names) // 2)), "width": width}
     merged = {name: merged_part(defaults.get(name), value) for name, value in settings.items()}
-    return RECIPES[recipe](schema, **(defaults | merged))
+    model = RECIPES[recipe](shape, **(defaults | merged))
+    model.modality = modality
+    return model
 
 
 def merged_part(default: Any, given: Any) -> Any:
@@ -316,7 +334,7 @@ def merged_part(default: Any, given: Any) -> Any:
     return given
 
 
-def training_of(n: int, columns: int) -> dict[str, Any]:
+def training_of(n: int) -> dict[str, Any]:
     """How a model of n rows is trained, unless settings say otherwise."""
     batch = int(2 ** np.clip(math.floor(math.log2(max(n, 2) / 8)), 4, 8))
     return {

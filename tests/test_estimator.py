@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import fvae
 
 SHORT = {"steps": 20}
+X = np.random.default_rng(0).normal(size=(60, 3))
 BY_HELD_OUT = "predict has its threshold from rows held out, so that it holds on new rows, not on those of training"
 EXPECTED = {"check_outliers_train": BY_HELD_OUT, "check_outliers_fit_predict": BY_HELD_OUT}
 CHECKS = list(estimator_checks_generator(fvae.Density(training=SHORT, draws=2)))
@@ -127,18 +128,30 @@ def test_arrays_pipelines_and_searches():
     assert np.isfinite(search.best_score_)
 
 
+def test_flows_take_numbers():
+    """Their scores are exact: they do not depend on the draws; a column without spread is no hindrance."""
+    x = np.random.default_rng(0).normal(size=(200, 4))
+    x[:, 3] = 5
+    flow = fvae.Density("realnvp", training=SHORT, draws=1).fit(x)
+    several = flow.set_params(draws=3).score_samples(x)
+    np.testing.assert_allclose(several, flow.set_params(draws=1).score_samples(x), rtol=1e-9)
+    assert flow.sample(3).shape == (3, 4) and flow.transform(x).shape == (200, 4)
+
+
 def test_columns_that_vary_in_no_way_or_have_only_gaps():
     """A constant costs nothing; a column without a value is left out, and may be missing in new rows."""
     frame = rows(200).assign(same="x", none=None)
     density = fvae.Density(training=SHORT).fit(frame)
-    assert "none" in density.schema_.left_out and density.sample(2)["same"].tolist() == ["x", "x"]
+    assert "none" in density.model_.modality.schema.left_out and density.sample(2)["same"].tolist() == ["x", "x"]
     assert np.isfinite(density.score_samples(frame)).all()
 
 
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda d: d.set_params(recipe="glow").fit(rows(50)), "recipe: expected a recipe with a decoder by column"),
+        (lambda d: d.set_params(recipe="glow").fit(rows(50)), "expected a number in every row of column kind, found"),
+        (lambda d: d.set_params(recipe="text_vae").fit(rows(50)), "recipe: expected a recipe of tables .nice, realnvp"),
+        (lambda d: d.set_params(recipe="glow").fit(X).explain(X), "recipe: expected a recipe with a decoder by column"),
         (lambda d: d.set_params(contamination=2).fit(rows(50)), "contamination: expected more than 0 and less than 1"),
         (lambda d: d.fit(rows(1)), "X: expected 2 samples or more, found n_samples=1"),
         (lambda d: d.fit(rows(50)).score_samples(rows(5)[["x", "n"]]), "X: expected column kind, found x, n"),

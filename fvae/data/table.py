@@ -8,6 +8,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from fvae.data.detection import Cells
 from fvae.data.modality import DataConfig, Modality
 from fvae.data.pictures import save_scatter
 from fvae.data.samples import Samples
@@ -59,6 +60,28 @@ class Table(Modality):
             stored = values.astype(np.float32)
         self.check_all(np.isfinite(stored), values, "finite numbers of 32 bits")
         return stored
+
+    def need_columns(self, table: dict[str, Cells]) -> None:
+        """Refuse a table without one of the columns; raises ``InputError``."""
+        if missing := [name for name in self.names if name not in table]:
+            found = ", ".join(list(table)[:10]) or "none"
+            raise InputError(f"expected column {missing[0]}, found columns {found}")
+
+    def encode(self, table: dict[str, Cells]) -> np.ndarray:
+        """Columns by name, in any order, as float32 (N, D); raises ``InputError`` for those that are no numbers."""
+        self.need_columns(table)
+        for name in self.names:
+            values = table[name].values
+            if values.dtype == object or np.isnan(values).any():
+                found = "text" if values.dtype == object else f"a gap in row {int(np.isnan(values).argmax())}"
+                raise InputError(f"expected a number in every row of column {name}, found {found}")
+        return self.to_stored(np.stack([table[name].values for name in self.names], 1))
+
+    def frame(self, values: Any) -> Any:
+        """Rows (N, D) as a pandas DataFrame with the columns' names."""
+        import pandas  # type: ignore[import-untyped]
+
+        return pandas.DataFrame(np.asarray(values), columns=self.names)
 
     def position(self, index: tuple[int, ...]) -> str:
         return f"row {index[0]}, column {self.names[index[1]]}"

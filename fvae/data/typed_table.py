@@ -78,11 +78,8 @@ class TypedTable(Table):
 
     def encode(self, table: dict[str, Cells]) -> np.ndarray:
         """Columns by name, in any order, as cells (N, C); raises ``InputError`` for missing columns and wrong types."""
-        if missing := [name for name in self.names if name not in table]:
-            found = ", ".join(list(table)[:10]) or "none"
-            raise InputError(f"expected column {missing[0]}, found columns {found}")
-        stored = [encode_column(column, table[column.name]) for column in self.schema.columns]
-        return np.stack(stored, 1) if stored else np.empty((0, 0))
+        self.need_columns(table)
+        return np.stack([encode_column(column, table[column.name]) for column in self.schema.columns], 1)
 
     def rows(self, frame: Any) -> Tensor:
         """The columns of a DataFrame, by name, as cells (N, C) that a model takes; raises ``InputError``."""
