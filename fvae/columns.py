@@ -4,6 +4,7 @@ A cell is a number of 64 bits: of a categorical column the level's index (one be
 did not have), of dates and times their number of ``DAY`` or ``SECOND`` since 1970, NaN where it is missing.
 """
 
+import datetime
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -73,14 +74,23 @@ class Column(Document):
             text = f"{len(self.levels)} levels"
         else:
             unit = {"date": "dates", "time": "times", "integer": "whole numbers"}.get(self.values, "numbers")
-            text = "continuous" if self.type == "continuous" else f"{unit} from {self.low:g} to {self.high:g}"
+            low, high = (shown(value, self.values) for value in (self.low, self.high))
+            text = "continuous" if self.type == "continuous" else f"{unit} from {low} to {high}"
             text += f" in steps of {self.step:g}" if self.type == "discrete" and self.step not in (1, DAY) else ""
             text += ", heavy-tailed" if self.heavy else ""
             often = sorted(zip(self.shares, self.atoms, strict=True), reverse=True)
-            parts = [f"{value:g} in {share:.0%}" for share, value in often[:2]]
+            parts = [f"{shown(value, self.values)} in {share:.0%}" for share, value in often[:2]]
             more = f" and {len(often) - 2} more that repeat" if len(often) > 2 else ""
             text += f", {', '.join(parts)}{more}" if parts else ""
         return text + (f", {self.missing:.1%} missing" if self.missing else "")
+
+
+def shown(value: float, values: Values) -> str:
+    """A number of a column in words, dates as dates."""
+    if values not in ("date", "time"):
+        return f"{value:g}"
+    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
+    return str(moment.date() if values == "date" else moment)
 
 
 def check_columns(columns: Sequence[Column]) -> Sequence[Column]:

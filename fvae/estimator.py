@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ except ImportError:
 from fvae.columns import Schema
 from fvae.data import Samples, Table, TypedTable
 from fvae.data.detection import Cells, arrow_table, cells_of, number_cells, schema_of
-from fvae.data.samples import hold_out
+from fvae.data.files import argument_named
+from fvae.data.samples import part_of
 from fvae.documents import JSON, Document, read_document
 from fvae.errors import InputError
 from fvae.files import write_text
 from fvae.metrics import bounds, encode
 from fvae.recipes import RECIPES
 from fvae.runs import load, save
+from fvae.schema import Part
 from fvae.training.fit import fit as train_model
 
 ESTIMATOR_FILE = "estimator.json"
@@ -87,8 +90,6 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         """The cells of a DataFrame by name, or of an array by x0, x1, ...; raises ``ValueError``."""
         if is_frame(x):
             cells = cells_of(arrow_table(x))
-            if not reset and self.framed_ and (missing := [n for n in self.feature_names_in_ if n not in cells]):
-                raise InputError(f"expected column {missing[0]}, found {', '.join(list(cells)[:10])}", "X")
             if reset:
                 self.n_features_in_, self.feature_names_in_ = len(cells), np.array(list(cells), dtype=object)
                 self.framed_ = True
@@ -110,7 +111,13 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     def framed(self, cells: torch.Tensor | np.ndarray) -> Any:
         """Cells as rows of the kind that ``fit`` was given: a DataFrame, or an array."""
         frame = self.model_.modality.frame(cells)
-        return frame if self.framed_ else frame.to_numpy(dtype=np.float64)
+        return frame if self.framed_ else self.in_place(frame.to_numpy(dtype=np.float64))
+
+    def in_place(self, columns: np.ndarray) -> np.ndarray:
+        """The model's columns where they are in arrays (N, n_features_in_), with NaN for those that are left out."""
+        found = np.full((len(columns), self.n_features_in_), np.nan)
+        found[:, [int(name[1:]) for name in self.model_.modality.names]] = columns
+        return found
 
     # Fitting
 
@@ -123,18 +130,27 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         n = len(next(iter(table.values())).values)
         if n < 2:
             raise InputError(f"expected 2 samples or more, found n_samples={n}", "X")
-        modality = modality_of(self.recipe, table)
-        values = modality.encode(table)
-        train, test = hold_out(Samples(values, [str(i) for i in range(n)], modality=modality), self.held_out)
+        names = [str(i) for i in range(n)]
+        with argument_named("X"):
+            train, test = (part_of(names, self.held_out, part, "rows") for part in ("train", "test"))
+        modality = modality_of(self.recipe, {name: Cells(c.values[train], c.kind) for name, c in table.items()})
+        rows = Samples(modality.encode(table), names, modality=modality)
+        self.warn_of_columns(modality)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build(self.recipe, modality, n, self.settings or {})
         changes = training_of(n) | {"seed": seed} | (self.training or {})
-        held_out = (test.values, None)
-        self.rows_ = train_model(model, train, held_out, progress=self.progress, allow_degenerate=True, **changes)
+        held_out, given = rows.take(test), {"progress": self.progress, **changes}
+        self.rows_ = train_model(model, rows.take(train), (held_out.values, None), allow_degenerate=True, **given)
         self.model_ = model
-        self.calibrate(test)
+        self.calibrate(held_out)
         return self
+
+    def warn_of_columns(self, modality: Table) -> None:
+        """Warn of columns that are left out."""
+        if isinstance(modality, TypedTable) and (left_out := modality.schema.left_out):
+            listed = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+            warnings.warn(f"columns that are left out: {listed}", stacklevel=3)
 
     @property
     def typed(self) -> TypedTable:
@@ -146,9 +162,12 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         return self.model_.modality
 
     def calibrate(self, held_out: Samples) -> None:
-        self.calibration_ = np.sort(self.bound(held_out))
-        rank = math.floor(self.contamination * (len(self.calibration_) + 1)) - 1
-        self.offset_ = float(self.calibration_[rank]) if rank >= 0 else -math.inf
+        self.set_threshold(np.sort(self.bound(held_out)))
+
+    def set_threshold(self, calibration: np.ndarray) -> None:
+        self.calibration_ = calibration
+        rank = math.floor(self.contamination * (len(calibration) + 1)) - 1
+        self.offset_ = float(calibration[rank]) if rank >= 0 else -math.inf
 
     # Scores
 
@@ -177,7 +196,14 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         return (1 + np.searchsorted(self.calibration_, scores, side="right")) / (n + 1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """-1 for outliers, whose p-value is at most ``contamination``, 1 for other rows (N,)."""
+        """-1 for outliers, whose p-value is at most ``contamination``, 1 for other rows (N,).
+
+        Warns where too few rows were held out for such a p-value.
+        """
+        self.need_fitted()
+        if math.isinf(self.offset_):
+            needed = f"contamination {self.contamination:g} needs {math.ceil(1 / self.contamination) - 1} rows held out"
+            warnings.warn(f"{needed}, found {len(self.calibration_)}: no row is called an outlier", stacklevel=2)
         return np.where(self.p_values(X) <= self.contamination, -1, 1)
 
     # Draws
@@ -200,8 +226,16 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
         See ``LatentModel.impute``; several draws, with several ``random_state``, show how certain a gap's value is.
         """
-        values = torch.from_numpy(self.rows(X).values)
-        return self.framed(self.model_.impute(values, generator=self.generator(random_state)))
+        table, cells = self.typed, self.rows(X).values
+        drawn = self.model_.impute(torch.from_numpy(cells), generator=self.generator(random_state)).numpy()
+        if not self.framed_:
+            filled = self.in_place(table.frame(drawn).to_numpy(dtype=np.float64))
+            return np.where(np.isnan(x := np.asarray(X, dtype=np.float64)), filled, x)
+        frame = X.copy() if hasattr(X, "loc") else arrow_table(X).to_pandas()
+        for name, column in table.filled({n: frame[n].tolist() for n in table.names}, cells, drawn).items():
+            if np.isnan(cells[:, table.names.index(name)]).any():
+                frame[name] = column
+        return frame
 
     def transform(self, X: Any) -> np.ndarray:
         """The rows' codes (N, D), standard normal where the model is right."""
@@ -210,7 +244,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     # Single columns
 
     def predict_levels(self, X: Any, column: str) -> np.ndarray:
-        """p(level | the other columns) of a categorical column, for each of its levels (N, levels).
+        """p(level | the other columns) of a categorical column, for each of its levels (N, levels), by their bounds.
 
         It isn't called predict_proba, which by scikit-learn's conventions takes no column.
         """
@@ -231,7 +265,8 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     def explain(self, X: Any) -> Any:
         """-log p(column | the other columns), in nats, of each cell (N, C): what makes a row improbable.
 
-        A DataFrame of the columns, or an array. 0 for cells that are missing.
+        Approximately: the difference of two bounds, that of the row without the cell and that of the row. A DataFrame
+        of the columns, or an array. 0 for cells that are missing.
         """
         rows, names = self.rows(X), self.typed.schema.names
         whole, found = self.bound(rows), np.zeros(rows.values.shape)
@@ -241,7 +276,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
             rest = self.bound(Samples(values, rows.names, modality=rows.modality))
             found[:, i] = np.where(np.isnan(rows.values[:, i]), 0.0, rest - whole)
         if not self.framed_:
-            return found
+            return self.in_place(found)
         import pandas  # type: ignore[import-untyped]
 
         return pandas.DataFrame(found, columns=names)
@@ -261,11 +296,19 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write the model's files and estimator.json into ``folder``: JSON and safetensors, which can run no code."""
         self.need_fitted()
-        save(self.model_, folder)
+        kept = self.get_params() | {"settings": plain(self.settings), "training": plain(self.training)}
+        if not isinstance(self.random_state, int | np.integer | None):
+            raise InputError(
+                f"expected a whole number or None to save, found {self.random_state!r:.60}", "random_state"
+            )
+        kept |= {"random_state": None if self.random_state is None else int(self.random_state)}
+        kept |= {name: float(kept[name]) for name in ("contamination", "held_out")}
         names = None if not hasattr(self, "feature_names_in_") else list(self.feature_names_in_)
-        content = {"parameters": self.get_params(), "n_features_in": self.n_features_in_, "feature_names_in": names}
-        content |= {"framed": self.framed_, "calibration": self.calibration_.tolist(), "offset": self.offset_}
-        write_text(Path(folder) / ESTIMATOR_FILE, json.dumps(content) + "\n")
+        content = {"parameters": kept, "n_features_in": self.n_features_in_, "feature_names_in": names}
+        content |= {"framed": self.framed_, "calibration": self.calibration_.tolist()}
+        text = json.dumps(content) + "\n"
+        save(self.model_, folder)
+        write_text(Path(folder) / ESTIMATOR_FILE, text)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Density":
@@ -274,8 +317,8 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
         found = cls(**kept.parameters)
         found.model_ = load(folder)
         found.framed_ = kept.framed
-        found.n_features_in_, found.calibration_ = kept.n_features_in, np.array(kept.calibration)
-        found.offset_ = kept.offset
+        found.n_features_in_ = kept.n_features_in
+        found.set_threshold(np.array(kept.calibration))
         if kept.feature_names_in is not None:
             found.feature_names_in_ = np.array(kept.feature_names_in, dtype=object)
         return found
@@ -295,7 +338,13 @@ class Saved(Document):
     feature_names_in: list[str] | None
     framed: bool
     calibration: list[float]
-    offset: float
+
+
+def plain(settings: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Settings with parts as tables, which JSON can hold."""
+    if settings is None:
+        return None
+    return {name: value.model_dump() if isinstance(value, Part) else value for name, value in settings.items()}
 
 
 def is_frame(x: Any) -> bool:
@@ -316,6 +365,7 @@ def build(recipe: str, modality: Table, n: int, settings: dict[str, Any]) -> Any
     """The model of a recipe for a table of n rows, in sizes by its shape; raises ``ValueError``."""
     fields, shape = RECIPES[recipe].settings.model_fields, modality.recipe_shape
     width = 64 if n < 1000 else 128 if n < 100_000 else 256
+    width = int(np.clip(len(modality.names), width, 1024))  # of fewer units, some columns would inform no others
     defaults: dict[str, Any] = {}
     if isinstance(shape, Schema):
         defaults["decoder"] = {"kind": "columns", "autoregressive": True, "width": width}

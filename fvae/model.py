@@ -28,6 +28,7 @@ from fvae.terms import Terms
 from fvae.transforms import Affine
 
 MAX_TEMPERATURE = 100.0  # of samples
+IMPUTED = 16_384  # candidates for rows with gaps that are drawn at once
 
 
 class LatentModel(nn.Module):
@@ -353,19 +354,23 @@ class LatentModel(nn.Module):
         if not hasattr(self.decoder, "fill"):
             raise InputError("expected a model of a table with a schema, found another")
         x, y = self.inputs(y, x)
-        filled, log_weights = [], []
-        for _ in range(candidates):
-            u = self.normal(len(x), self.posterior_noise, generator)
-            noise = self.normal(len(x), self.shape, generator)
-            z, log_det = self.posterior(u, self.condition(x, y))
-            e, log_det_prior = self.prior(z, y)
-            filled.append(self.decoder.fill(x, z, noise))
-            observed = self.decoder.by_column(filled[-1], z).masked_fill(x.isnan(), 0.0)
-            log_weights.append(log_normal(e) + log_det_prior + total(observed) - log_normal(u) + log_det)
-        weights = torch.stack(log_weights).double().softmax(0).T
-        shares = torch.rand(len(x), 1, dtype=weights.dtype, generator=generator).to(weights.device)
+        size = max(1, IMPUTED // candidates)
+        if len(x) > size:
+            parts = [(x[i : i + size], None if y is None else y[i : i + size]) for i in range(0, len(x), size)]
+            return torch.cat([self.impute(*part, candidates, generator) for part in parts])
+        n, given = len(x), x
+        x, y = x.repeat(candidates, 1), None if y is None else y.repeat(candidates, *(y.ndim - 1) * [1])
+        u, noise = (self.normal(len(x), shape, generator) for shape in (self.posterior_noise, self.shape))
+        z, log_det = self.posterior(u, self.condition(x, y))
+        e, log_det_prior = self.prior(z, y)
+        filled = self.decoder.fill(x, z, noise)
+        observed = total(self.decoder.by_column(filled, z).masked_fill(x.isnan(), 0.0))
+        log_weights = log_normal(e) + log_det_prior + observed - log_normal(u) + log_det
+        weights = log_weights.double().unflatten(0, (candidates, n)).softmax(0).T
+        shares = torch.rand(n, 1, dtype=weights.dtype, generator=generator).to(weights.device)
         chosen = (shares > weights.cumsum(1)[:, :-1]).sum(1)
-        return torch.stack(filled)[chosen, torch.arange(len(x), device=x.device)]
+        drawn = filled.unflatten(0, (candidates, n))[chosen, torch.arange(n, device=x.device)]
+        return torch.where(given.isnan(), drawn, given)
 
     @property
     def decoder_temperature(self) -> float:

@@ -141,9 +141,58 @@ def test_flows_take_numbers():
 def test_columns_that_vary_in_no_way_or_have_only_gaps():
     """A constant costs nothing; a column without a value is left out, and may be missing in new rows."""
     frame = rows(200).assign(same="x", none=None)
-    density = fvae.Density(training=SHORT).fit(frame)
+    with pytest.warns(UserWarning, match="columns that are left out: none .no value in any row"):
+        density = fvae.Density(training=SHORT).fit(frame)
     assert "none" in density.model_.modality.schema.left_out and density.sample(2)["same"].tolist() == ["x", "x"]
     assert np.isfinite(density.score_samples(frame)).all()
+
+
+def test_arrays_keep_their_columns():
+    """One without a value is NaN in draws, and observed cells stay as they are, to the last bit."""
+    x = np.random.default_rng(0).normal(size=(300, 3)) * 1e8
+    x[:, 1] = np.nan
+    with pytest.warns(UserWarning, match="left out: x1"):
+        density = fvae.Density(training=SHORT).fit(x)
+    gaps = x[:5].copy()
+    gaps[0, 2] = np.nan
+    filled = density.impute(gaps)
+    assert density.sample(4).shape == density.explain(x[:4]).shape == (4, 3)
+    assert np.isfinite(filled[0, 2]) and np.array_equal(filled[1:, [0, 2]], gaps[1:, [0, 2]])
+
+
+def test_frames_keep_what_is_observed():
+    """Identifiers, an index, levels that training did not have, types: gaps alone are drawn."""
+    frame = rows(300).assign(id=[f"row {i}" for i in range(300)])
+    with pytest.warns(UserWarning, match="left out: id"):
+        density = fvae.Density(training=SHORT).fit(frame)
+    new = frame.head(4).set_index(pd.Index([10, 20, 30, 40]))
+    new.loc[10, "kind"], new.loc[20, "x"] = "unseen", np.nan
+    filled = density.impute(new)
+    assert filled.index.tolist() == [10, 20, 30, 40] and filled["kind"].tolist() == new["kind"].tolist()
+    assert filled["id"].tolist() == new["id"].tolist() and filled["n"].tolist() == new["n"].tolist()
+    assert np.isfinite(filled["x"][20]) and (filled["x"] == new["x"]).sum() == 3
+
+
+def test_few_different_rows_are_all_in_training():
+    """Of two coins all four outcomes are learned, whichever rows are held out."""
+    r = np.random.default_rng(0)
+    coins = pd.DataFrame({"a": r.choice(["p", "q"], 1000), "b": r.choice(["u", "v"], 1000)})
+    density = fvae.Density(training={"steps": 300}).fit(coins)
+    p = np.exp(density.score_samples(pd.DataFrame({"a": ["p", "p", "q", "q"], "b": ["u", "v"] * 2})))
+    assert p == pytest.approx(0.25, abs=0.06)
+
+
+def test_too_few_rows_held_out_are_said_by_predict():
+    density = fvae.Density(training=SHORT).fit(X)
+    with pytest.warns(UserWarning, match="contamination 0.05 needs 19 rows held out, found"):
+        assert (density.predict(X + 1e6) == 1).all()
+
+
+def test_a_state_that_is_no_seed_is_not_saved(tmp_path):
+    density = fvae.Density(training=SHORT, random_state=np.random.RandomState(0)).fit(X)
+    with pytest.raises(ValueError, match="random_state: expected a whole number or None to save, found Rand"):
+        density.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +203,7 @@ def test_columns_that_vary_in_no_way_or_have_only_gaps():
         (lambda d: d.set_params(recipe="glow").fit(X).explain(X), "recipe: expected a recipe with a decoder by column"),
         (lambda d: d.set_params(contamination=2).fit(rows(50)), "contamination: expected more than 0 and less than 1"),
         (lambda d: d.fit(rows(1)), "X: expected 2 samples or more, found n_samples=1"),
-        (lambda d: d.fit(rows(50)).score_samples(rows(5)[["x", "n"]]), "X: expected column kind, found x, n"),
+        (lambda d: d.fit(rows(50)).score_samples(rows(5)[["x", "n"]]), "expected column kind, found columns x, n"),
         (lambda d: d.fit(rows(50)).sample(2, given={"y": 1}), "given: y: no such column; the columns are x, kind, n"),
         (
             lambda d: d.fit(rows(50)).predict_levels(rows(5), "x"),

@@ -5,6 +5,7 @@ import torch
 from fvae.cli.parser import Parser, at_least
 from fvae.cli.progress import with_progress
 from fvae.cli.run_data import data_of, load_model, need_columns, seeded
+from fvae.files import write_csv
 
 ROWS = 1000  # at once
 
@@ -19,7 +20,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     parser.add_out("a .csv or .npz")
     args = parser.parse(argv)
     model = load_model(args["run"])
-    need_columns(model, args["run"])
+    table = need_columns(model, args["run"])
     model.modality.check_out(args["out"])
     data, what = data_of(model, args, whole=True)
     x, generator = torch.from_numpy(data.values).to(model.like.device), seeded(args["seed"])
@@ -29,5 +30,13 @@ def run(parser: Parser, argv: list[str]) -> None:
         model.impute(x[i : i + ROWS], None if y is None else y[i : i + ROWS], args["candidates"], generator)
         for i in with_progress("imputing", starts, len(starts))
     ]
-    model.modality.write(torch.cat(parts).cpu().numpy(), args["out"], data.labels if model.classes else None)
-    print(f"{args['out']}: {int(x.isnan().sum())} missing cells of {len(x)} rows of {what} drawn")
+    filled, out, labels = torch.cat(parts).cpu().numpy(), args["out"], data.labels if model.classes else None
+    if out.suffix.lower() == ".csv" and data.table is not None:
+        columns = table.filled(
+            {name: data.table[name].to_pylist() for name in data.table.column_names}, data.values, filled
+        )
+        rows = zip(*columns.values(), strict=True)
+        write_csv(out, list(columns), [["" if cell is None else str(cell) for cell in row] for row in rows])
+    else:
+        table.write(filled, out, labels)
+    print(f"{out}: {int(x.isnan().sum())} missing cells of {len(x)} rows of {what} drawn")

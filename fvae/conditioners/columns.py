@@ -70,7 +70,7 @@ class FromColumns(nn.Module):
         self.atoms = [(k, atom) for k, i in enumerate(numbers) for atom in frequent_atoms(schema.columns[i])]
         levels = {i: len(schema.columns[i].levels) for i in categories(schema)}
         self.categories = [(i, n + 1.0) for i, n in levels.items()]
-        self.embeddings = nn.ModuleList(nn.Embedding(n + 2, embedded(n)) for n in levels.values())
+        self.embeddings = nn.ModuleList(level_embedding(n) for n in levels.values())
 
     def forward(self, x: Tensor, *given: Tensor) -> Tensor:
         numbers = x[:, self.scales.indices]
@@ -93,6 +93,13 @@ def frequent_atoms(column: Column) -> list[float]:
 def categories(schema: Schema) -> list[int]:
     """The indices of the columns of two levels or more."""
     return [i for i in schema.of_type("categorical") if len(schema.columns[i].levels) > 1]
+
+
+def level_embedding(levels: int) -> nn.Embedding:
+    """An embedding of so many levels, of an unseen one and of a missing one, of which training may have no rows."""
+    embedding = nn.Embedding(levels + 2, embedded(levels))
+    nn.init.zeros_(embedding.weight.data[-2:])
+    return embedding
 
 
 def embedded(levels: int) -> int:

@@ -64,7 +64,7 @@ def unpack(data: Any) -> tuple[Any, Any, list[str]]:
 
 def typed_samples(frame: Any, like: TypedTable) -> Samples:
     """The columns of a DataFrame as a model's schema has them, and a column of labels; raises ``InputError``."""
-    table, labels = without_labels(arrow_table(frame))
+    table, labels = without_labels(arrow_table(frame), like.names)
     values = like.encode(cells_of(table))
     numbers, classes = (None, like.classes) if labels is None else numbered(labels)
     return Samples(values, [str(i) for i in range(len(values))], numbers, modality=replace(like, classes=classes))

@@ -58,7 +58,7 @@ def arrow_cells(name: str, column: Any) -> Cells:
             return Cells(values, "text")
         if types.is_date(kind) or types.is_timestamp(kind):
             unit: Values = "date" if types.is_date(kind) else "time"
-            micro = column.cast(pyarrow.timestamp("us")).cast(pyarrow.int64())
+            micro = column.cast(pyarrow.timestamp("us"), safe=False).cast(pyarrow.int64())  # of zones: UTC
             return Cells(to_float(name, micro) / 1e6, unit)
         if types.is_decimal(kind) or types.is_floating(kind):
             return Cells(to_float(name, column.cast(pyarrow.float64())), "float")
@@ -79,19 +79,6 @@ def to_float(name: str, column: Any) -> np.ndarray:
 def number_cells(values: np.ndarray) -> Cells:
     """A column of an array (N,) as cells."""
     return Cells(values.astype(np.float64), "integer" if values.dtype.kind in "iu" else "float")
-
-
-def fingerprint(table: dict[str, Cells]) -> np.ndarray:
-    """Numbers (N, C) that are equal for equal rows only."""
-    return np.stack([codes(cells.values) for cells in table.values()], 1)
-
-
-def codes(values: np.ndarray) -> np.ndarray:
-    """Cells as numbers: texts by their order of appearance."""
-    if values.dtype != object:
-        return values
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.float64)
 
 
 def schema_of(table: dict[str, Cells]) -> Schema:
@@ -126,8 +113,8 @@ def identifier(name: str, cells: Cells) -> str:
         return "no value in any row"
     if cells.kind == "integer" and np.abs(known).max() >= EXACT:
         return "whole numbers of more than 53 bits"
-    counts = cells.kind == "integer" and len(known) > FEW and (np.diff(known) == 1).all()
-    return "whole numbers that count the rows" if counts else ""
+    rising = cells.kind == "integer" and len(known) > FEW and (np.diff(known) > 0).all()
+    return "whole numbers that count the rows" if rising and np.ptp(known) < 2 * len(known) else ""
 
 
 def detect_column(name: str, cells: Cells) -> Column:
@@ -142,21 +129,31 @@ def detect_column(name: str, cells: Cells) -> Column:
     known = values[~np.isnan(values)]
     missing = 1 - len(known) / len(values)
     distinct, counts = np.unique(known, return_counts=True)
-    if len(distinct) <= 2:
+    if len(distinct) == 1 or (len(distinct) == 2 and kind not in ("date", "time")):
         whole = kind == "float" and (distinct == np.round(distinct)).all()
         levels = [int(v) if whole or kind == "integer" else float(v) for v in distinct]
         return categorical(name, "integer" if whole else kind, levels, counts, missing)
-    step = step_of(distinct, len(known)) if kind != "date" else DAY
+    step = float(DAY) if kind == "date" else 0.0 if kind == "time" else step_of(distinct, len(known))
     shares = counts / len(known)
     repeated = spikes(distinct, counts, step) & (len(distinct) > FEW)
     order = np.sort(np.argsort(-shares * repeated)[: min(MOST_ATOMS, int(repeated.sum()))])
     rest = known[~np.isin(known, distinct[order])]
     rest = known if len(np.unique(rest)) < 2 else rest
     scales = scales_of(rest, step)
+    low = float(known.min())
     return Column(
         name=name, type="discrete" if step else "continuous", values=kind, step=step, missing=missing, **scales,
-        atoms=distinct[order].tolist(), shares=rounded(shares[order]), low=float(known.min()), high=float(known.max()),
+        atoms=on_lattice(distinct[order], low, step).tolist(), shares=rounded(shares[order]),
+        low=low, high=float(on_lattice(known.max(), low, step)),
     )  # fmt: skip
+
+
+def on_lattice(x: Any, low: float, step: float) -> Any:
+    """Values that are within a thousandth of a step from a multiple of it above ``low``, as exactly that multiple."""
+    if not step:
+        return x
+    near = low + np.round((x - low) / step) * step
+    return np.where(np.abs(x - near) <= 1e-3 * step, near, x)
 
 
 def spikes(distinct: np.ndarray, counts: np.ndarray, step: float) -> np.ndarray:
@@ -195,10 +192,12 @@ def step_of(distinct: np.ndarray, n: int) -> float:
         return 0.0
     for decimals in range(7):
         scaled = (distinct - distinct[0]) * 10.0**decimals
+        rounding = 4 * np.finfo(float).eps * np.abs(distinct).max() * 10.0**decimals
+        if rounding > 0.01 or scaled[-1] >= EXACT:
+            return 0.0
         near = np.round(scaled)
-        if np.abs(scaled - near).max() < 1e-6 * max(1.0, np.abs(distinct).max() * 10.0**decimals * 1e-6):
-            common = int(np.gcd.reduce(near.astype(np.int64)))
-            return common / 10**decimals
+        if np.abs(scaled - near).max() <= max(rounding, 1e-9):
+            return int(np.gcd.reduce(near.astype(np.int64))) / 10**decimals
     return 0.0
 
 

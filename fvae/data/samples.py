@@ -19,7 +19,8 @@ class Samples:
 
     Stored are images (N, C, H, W) as uint8, tables (N, D) as float32, sentences (N, T) as int32; values may be anything
     that an array of indices selects from. ``skipped`` says "path: reason" for each file or line that is not in values;
-    ``truncated`` counts the sentences that were too long; ``remarks`` say what was unusual when they were read.
+    ``truncated`` counts the sentences that were too long; ``remarks`` say what was unusual when they were read;
+    ``table`` is what rows of several types were read from, as Arrow has it.
 
     Example:
         >>> train, test = fvae.read_data("digits")
@@ -36,6 +37,7 @@ class Samples:
     modality: Modality = field(default_factory=lambda: Modality(()))
     truncated: int = 0
     remarks: Sequence[str] = ()
+    table: Any = None
 
     @property
     def shape(self) -> Shape:
@@ -52,7 +54,8 @@ class Samples:
     def take(self, indices: np.ndarray) -> "Samples":
         """The samples of these indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, values=self.values[indices], names=[self.names[i] for i in indices], labels=labels)
+        names, table = [self.names[i] for i in indices], None if self.table is None else self.table.take(indices)
+        return replace(self, values=self.values[indices], names=names, labels=labels, table=table)
 
     def spread(self, n: int) -> "Samples":
         """``n`` samples evenly from the whole set, which may be sorted by class."""

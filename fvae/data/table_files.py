@@ -3,13 +3,14 @@
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fvae.columns import Schema
-from fvae.data.detection import Cells, arrow_table, cells_of, fingerprint, number_cells, schema_of
+from fvae.data.detection import Cells, arrow_table, cells_of, number_cells, schema_of
 from fvae.data.files import argument_named, local_path, read_npz, reading
 from fvae.data.modality import Modality
 from fvae.data.samples import Samples, digests, first_names, numbered, part_of
@@ -72,18 +73,20 @@ def typed_rows(
     path: Path, source: Any, remarks: list[str], data: DataSettings, part: str, like: Modality | None
 ) -> Samples:
     """A part of a table's rows by a schema: a model's, a file's, or that of the training rows."""
+    arrow = None if isinstance(source, tuple) else source
+    kept = like.names if isinstance(like, TypedTable) else ()
     if isinstance(source, tuple):
         x, labels, names = source
         if x.ndim != 2 or 0 in x.shape:
             raise InputError(f"expected numbers x (N, D), found shape {x.shape}")
         cells = {name: number_cells(values) for name, values in zip(names, x.T, strict=True)}
     else:
-        source, labels = without_labels(source)
+        source, labels = without_labels(source, kept)
         cells = cells_of(source)
     n = len(next(iter(cells.values())).values)
     numbers, classes = numbered_labels(labels, n)
     names = row_names(path, n)
-    chosen = part_of(first_names(names, digests(fingerprint(cells))), data.held_out, part, "rows")
+    chosen = part_of(names, data.held_out, part, "rows")  # of few different rows, none may have all of one outcome
     if isinstance(like, TypedTable):
         schema = like.schema
     elif data.types not in ("auto", "detect"):
@@ -93,7 +96,7 @@ def typed_rows(
     modality = TypedTable.of(schema, classes)
     if extra := [name for name in cells if name not in schema.names and name not in schema.left_out]:
         remarks = [*remarks, f"columns that the model does not have are left out: {', '.join(extra)}"]
-    rows = Samples(modality.encode(cells), names, numbers, modality=modality, remarks=remarks)
+    rows = Samples(modality.encode(cells), names, numbers, modality=modality, remarks=remarks, table=arrow)
     return rows.take(chosen)
 
 
@@ -113,7 +116,9 @@ def detect(data: Any) -> Schema:
     """
     with argument_named("data"):
         table = read_arrow(local_path(str(data)))[0] if isinstance(data, str | Path) else arrow_table(data)
-        return schema_of(cells_of(without_labels(table)[0]))
+        labels = [name for name in table.column_names if name.lower() in LABELS][:1]
+        found = schema_of(cells_of(table.drop_columns(labels) if labels else table))
+        return found.model_copy(update={"left_out": found.left_out | dict.fromkeys(labels, "labels")})
 
 
 def row_names(path: Path, n: int) -> list[str]:
@@ -186,8 +191,11 @@ def numeric_columns(table: Any) -> Columns:
     return np.stack([table.column(name).to_numpy().astype(np.float64) for name in columns], 1), labels, columns
 
 
-def without_labels(table: Any) -> tuple[Any, list[Any] | None]:
-    """An Arrow table without its column called label, and that; raises ``InputError`` for what no table may have."""
+def without_labels(table: Any, kept: Sequence[str] = ()) -> tuple[Any, list[Any] | None]:
+    """An Arrow table without its column called label, and that, unless it is one of those ``kept``.
+
+    Raises ``InputError`` for what no table may have.
+    """
     from pyarrow import types
 
     names = table.column_names
@@ -195,7 +203,7 @@ def without_labels(table: Any) -> tuple[Any, list[Any] | None]:
         raise InputError("expected rows of numbers, found none")
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"expected a name for each column, found two columns called {twice[0]}")
-    label = next((name for name in names if name.lower() in LABELS), None)
+    label = next((name for name in names if name.lower() in LABELS and name not in kept), None)
     if label is None:
         return table, None
     if types.is_nested(table.schema.field(label).type):
@@ -226,13 +234,13 @@ def read_csv(path: Path) -> tuple[Any, list[str]]:
     from pyarrow import csv
 
     remarks, mark = [], delimiter_of(path)
-    parse, as_missing = csv.ParseOptions(delimiter=mark), csv.ConvertOptions(strings_can_be_null=True)
-    table = csv.read_csv(path, parse_options=parse, convert_options=as_missing)
+    parse, convert = csv.ParseOptions(delimiter=mark), csv.ConvertOptions()
+    table = csv.read_csv(path, parse_options=parse, convert_options=convert)
     if mark != ",":
         remarks.append(f"{path.name}: read with {mark!r} between columns")
     if mark == ";" and any(map(has_decimal_comma, table.columns)):
-        as_missing = csv.ConvertOptions(strings_can_be_null=True, decimal_point=",")
-        table = csv.read_csv(path, parse_options=parse, convert_options=as_missing)
+        convert = csv.ConvertOptions(decimal_point=",")
+        table = csv.read_csv(path, parse_options=parse, convert_options=convert)
         remarks.append(f"{path.name}: read with a comma as the decimal point")
     names = table.column_names
     if any(name != name.strip() for name in names):
@@ -248,7 +256,7 @@ def read_csv(path: Path) -> tuple[Any, list[str]]:
         raise InputError(f"expected a name for each column, found {found}")
     if all(map(is_number, names)) and names != [str(j) for j in range(len(names))]:  # a file without a header
         options = csv.ReadOptions(autogenerate_column_names=True)
-        table = csv.read_csv(path, read_options=options, parse_options=parse, convert_options=as_missing)
+        table = csv.read_csv(path, read_options=options, parse_options=parse, convert_options=convert)
         table = table.rename_columns(default_names(table.num_columns))
     return table, remarks
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fvae.columns import Column, Schema
-from fvae.data.detection import Cells, arrow_table, cells_of
+from fvae.data.detection import Cells, arrow_table, cells_of, on_lattice
 from fvae.data.files import argument_named
 from fvae.data.modality import Modality
 from fvae.data.samples import Samples
@@ -114,6 +114,14 @@ class TypedTable(Table):
 
         return pandas.DataFrame(dict(zip(self.names, self.cells(np.asarray(values)), strict=True)))
 
+    def filled(self, columns: dict[str, list[Any]], cells: np.ndarray, drawn: np.ndarray) -> dict[str, list[Any]]:
+        """Columns of a table, by name, with what is missing in ``cells`` (N, C) as it is drawn; all else as it is."""
+        found = dict(columns)
+        for name, values, gaps in zip(self.names, self.cells(drawn), np.isnan(cells).T, strict=True):
+            if gaps.any():
+                found[name] = [new if gap else old for new, old, gap in zip(values, found[name], gaps, strict=True)]
+        return found
+
     def error(self, data: np.ndarray, reconstructed: np.ndarray) -> str:
         """The error of reconstructions, in words."""
         levels = self.schema.of_type("categorical")
@@ -184,13 +192,15 @@ def encode_column(column: Column, cells: Cells) -> np.ndarray:
     """The cells (N,) of a column as numbers; raises ``InputError`` for those of another type."""
     text = cells.values.dtype == object
     if column.categorical:
-        known = {level_key(level): i for i, level in enumerate(column.levels)}
-        blank = (lambda v: v is None) if text else np.isnan
-        return np.array([np.nan if blank(v) else known.get(level_key(v), len(known)) for v in cells.values])
+        as_text = column.values == "text"
+        known = {level_key(level, as_text): i for i, level in enumerate(column.levels)}
+        blank = [v is None for v in cells.values] if text else np.isnan(cells.values)
+        pairs = zip(cells.values, blank, strict=True)
+        return np.array([np.nan if b else known.get(level_key(v, as_text), len(known)) for v, b in pairs])
     if text and any(v is not None for v in cells.values):
         row = next(i for i, v in enumerate(cells.values) if v is not None)
         raise InputError(f"expected numbers in column {column.name}, found {cells.values[row]!r:.40} in row {row}")
-    return np.full(len(cells.values), np.nan) if text else cells.values
+    return np.full(len(cells.values), np.nan) if text else on_lattice(cells.values, column.low, column.step)
 
 
 def cell_of(column: Column, value: Any) -> float:
@@ -204,7 +214,8 @@ def cell_of(column: Column, value: Any) -> float:
     try:
         if column.values in ("date", "time"):
             moment = datetime.datetime.fromisoformat(str(value))
-            return (moment.replace(tzinfo=None) - EPOCH).total_seconds()
+            zoned = moment.astimezone(datetime.UTC) if moment.tzinfo else moment
+            return (zoned.replace(tzinfo=None) - EPOCH).total_seconds()
         number = float(value)
     except (TypeError, ValueError):
         number = np.nan
@@ -214,9 +225,11 @@ def cell_of(column: Column, value: Any) -> float:
     return number
 
 
-def level_key(level: Any) -> Any:
-    """What levels are compared by: numbers by value, and text."""
-    return level if isinstance(level, str) else float(level)
+def level_key(level: Any, as_text: bool = False) -> Any:
+    """What levels are compared by: numbers by value, and text, which a file of digits alone may hold as numbers."""
+    if as_text and isinstance(level, float) and level == round(level):
+        level = round(level)
+    return str(level) if as_text or isinstance(level, str) else float(level)
 
 
 def decode_column(column: Column, cells: np.ndarray) -> list[Any]:

@@ -24,7 +24,7 @@ class Columns(nn.Module):
 
     - continuous: a mixture of logistic densities of the standardized value, with its volume, in the column's units;
     - discrete: the mixture's probability of [x - step/2, x + step/2], the first and last of the training rows' range
-      open, and beyond that range ``UNSEEN`` times the same;
+      open; beyond that range, and between the steps, ``UNSEEN`` times the same;
     - atoms: the probability that the value is that one, and of the rest the above;
     - categorical: a softmax of the levels, and ``UNSEEN`` for all others.
 
@@ -142,7 +142,9 @@ class Columns(nn.Module):
         first, last = x <= self.low, x >= self.high
         inside = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp(max=-1e-12)))
         at_end = torch.where(first, F.logsigmoid(b), F.logsigmoid(-a))
-        outside = (x < self.low) | (x > self.high)
+        steps = (x - self.low) / torch.where(self.discrete, self.step, 1.0)
+        between = (steps - steps.round()).abs() > 0.01
+        outside = (x < self.low) | (x > self.high) | between
         ends = (first | last) & ~outside
         p = torch.where(narrow & ~ends, log_density + torch.log(self.step.clamp(min=1e-300)), inside)
         p = torch.where(ends, torch.where(first & last, 0.0, at_end), p)

@@ -43,7 +43,7 @@ class MaskedMLP(nn.Module):
         self.conditional = bool(context)
         entering, leaving = torch.tensor(inputs), torch.tensor(outputs)
         last = int(leaving.max())
-        units = torch.arange(width) % max(1, last) + (last > 0)  # how many positions each sees
+        units = (last > 0) + torch.arange(width) * max(1, last) // width  # how many positions each sees
         self.enter = MaskedLinear(entering[None] < units[:, None])
         self.context = nn.Linear(context, width, bias=False) if context else None
         self.layers = nn.ModuleList(MaskedLinear(units[None] <= units[:, None]) for _ in range(hidden - 1))

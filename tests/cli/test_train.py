@@ -46,7 +46,7 @@ def test_config_of_a_run_trains_it_again_bit_for_bit(home, fvae, tmp_path):
 def test_help_shows_the_values_of_a_settings_file_as_defaults(fvae):
     found = fvae("train", "--config", "f_vae_faces_fine", "--help")
     shown = " ".join(found.out.split())
-    for text in ("one of gaussian, bernoulli, flow, latent; its settings follow (default: latent)", "linear"):
+    for text in ("one of gaussian, bernoulli, columns, flow, latent; its settings follow (default: latent)", "linear"):
         assert text in shown
     for flag, default in (
         ("model.coder.upsampling", "shuffle"),

@@ -155,3 +155,49 @@ def test_cells_that_are_none_are_refused(cells, message):
 
 def test_levels_are_compared_by_value():
     assert level_key(True) == level_key(1.0) == level_key(1) != level_key("1")
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6, 1e12, 1e100])
+def test_numbers_that_are_not_rounded_have_no_step(scale):
+    """At any scale, also where one value repeats."""
+    x = np.where(R.random(2000) < 0.3, 0.0, np.abs(R.normal(size=2000)) * scale)
+    assert fvae.detect(pd.DataFrame({"x": x})).columns[0].type == "continuous"
+    whole = np.round(x / scale * 20)
+    assert fvae.detect(pd.DataFrame({"x": whole})).columns[0].step == 1
+
+
+def test_rising_whole_numbers_are_identifiers_of_a_part_too(tmp_path):
+    pd.DataFrame({"id": np.arange(400), "x": R.normal(size=400)}).assign(y="a").to_csv(tmp_path / "a.csv", index=False)
+    train, _ = fvae.read_data(tmp_path / "a.csv", held_out=0.2)
+    assert train.modality.names == ["x", "y"] and "id" in train.modality.schema.left_out
+
+
+def test_two_dates_are_dates_and_zones_are_utc():
+    frame = pd.DataFrame({"d": pd.to_datetime(["2020-01-01", "2021-01-01"] * 50).date, "x": ["a", "b"] * 50})
+    modality = TypedTable.of(fvae.detect(frame))
+    assert modality.schema.columns[0].type == "discrete"
+    assert str(modality.frame(modality.row({"d": "2020-05-31"}))["d"][0])[:10] == "2020-05-31"
+    times = pd.date_range("2024-01-01", periods=200, freq="37min", tz="Europe/Berlin")
+    modality = TypedTable.of(fvae.detect(pd.DataFrame({"t": times})))
+    given = modality.row({"t": "2024-01-02T05:20:00+01:00"})
+    assert modality.frame(given)["t"][0] == pd.Timestamp("2024-01-02 04:20")
+
+
+def test_rounded_numbers_are_on_their_steps_to_the_last_bit():
+    """Whatever arithmetic they came by, and of 32 bits."""
+    modality = TypedTable.of(fvae.detect(pd.DataFrame({"x": R.integers(0, 8, 500) / 10})))
+    a, b, c = (modality.rows(pd.DataFrame({"x": [v]}))[0, 0].item() for v in (0.7, 0.1 * 7, float(np.float32(0.7))))
+    assert a == b == c == modality.schema.columns[0].high
+
+
+def test_levels_of_digits_are_text_where_training_had_text(tmp_path):
+    modality = TypedTable.of(fvae.detect(pd.DataFrame({"code": ["12", "13", "A1"] * 20})))
+    rows = read(write(tmp_path / "a.csv", b"code\n13\n12\n99\n"), "all", like=modality)
+    assert rows.values[:, 0].tolist() == [1, 0, 3]
+
+
+def test_words_for_missing_are_levels_of_text(tmp_path):
+    """NA is Namibia; among numbers it is a gap."""
+    rows = read(write(tmp_path / "a.csv", b"c,n\n" + b"NA,1.5\nDE,NA\nFR,2.5\n" * 20), "all")
+    assert rows.modality.schema.columns[0].levels == ["DE", "FR", "NA"]
+    assert rows.modality.schema.columns[1].missing == pytest.approx(1 / 3)

@@ -404,6 +404,14 @@ def test_masked_networks_see_what_comes_before(hidden, float64):
     assert torch.equal(jacobian != 0, torch.ones(4, 4).tril(-1).bool().expand(3, 4, 4))
 
 
+@pytest.mark.parametrize("width", [5, 19, 64, 100])
+def test_units_of_a_masked_network_are_spread_over_all_positions(width):
+    """With as many units as positions or more, the last output sees all inputs before it."""
+    net = MaskedMLP(range(20), range(20), width)
+    reach = (net.leave.mask @ net.layers[0].mask @ net.enter.mask)[-1] > 0
+    assert not reach[19] and (reach[:19].all() if width >= 19 else reach[:15].all())
+
+
 @torch.no_grad()
 def test_an_autoregressive_flow_of_one_value_has_constant_parameters(float64):
     flow, x = perturb(Autoregressive(MaskedMLP([0], [0, 0], 7))), torch.randn(3, 1)

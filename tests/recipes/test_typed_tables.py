@@ -29,7 +29,7 @@ FRAME = pd.DataFrame(
 )
 SCHEMA = fvae.detect(FRAME)
 TYPED = [name for name, make in RECIPES.items() if make.takes_schema]
-AUTOREGRESSIVE = fvae.ColumnsDecoder(autoregressive=True, width=16, components=3)
+AUTOREGRESSIVE = fvae.ColumnsDecoder(autoregressive=True, width=32, components=3)
 every_typed = pytest.mark.parametrize("recipe", [*TYPED, "vae autoregressive", "f_vae autoregressive"])
 
 
