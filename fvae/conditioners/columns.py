@@ -1,6 +1,7 @@
 """Conditioners of the columns of a table with a schema: their scales, and the features that networks see."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from fvae.columns import Column, Schema
 FARTHEST = 10.0  # deviations, beyond which networks see numbers as if they were there
 
 FREQUENCIES = (1.0, 2.0, 4.0)  # of the waves of a number that networks see, in radians a deviation
+ALL = slice(None)
 INFINITE = 1e30  # deviations, beyond which numbers are as improbable as there
 
 
@@ -38,16 +40,20 @@ class ColumnScales(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
         self.register_buffer("heavy", torch.tensor([c.heavy for c in columns], dtype=torch.bool), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        warped = torch.asinh((x - self.center) / self.scale)
-        return ((torch.where(self.heavy, warped, x) - self.mean_) / self.std).clamp(-INFINITE, INFINITE)
+    def forward(self, x: Tensor, which: Any = ALL) -> Tensor:
+        """z of x (B, n), or of ``which`` of the numbers, an index of a dimension."""
+        center, scale, heavy, mean, std = (
+            a[which] for a in (self.center, self.scale, self.heavy, self.mean_, self.std)
+        )
+        warped = torch.asinh((x - center) / scale)
+        return ((torch.where(heavy, warped, x) - mean) / std).clamp(-INFINITE, INFINITE)
 
     def log_slope(self, x: Tensor) -> Tensor:
         """log dz/dx."""
         warped = -torch.log(torch.hypot(x - self.center, self.scale))
         return torch.where(self.heavy, warped, 0.0) - self.std.log()
 
-    def inverse(self, z: Tensor, which: slice = slice(None)) -> Tensor:
+    def inverse(self, z: Tensor, which: Any = ALL) -> Tensor:
         """x of z (B, n), or of ``which`` of the numbers."""
         t = self.mean_[which] + self.std[which] * z
         warped = self.center[which] + self.scale[which] * torch.sinh(t.clamp(-300, 300))

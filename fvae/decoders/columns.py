@@ -63,6 +63,7 @@ class Columns(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
         self.register_buffer("discrete", self.step > 0, persistent=False)
+        self.discrete_numbers = self.discrete.nonzero()[:, 0].tolist()
         self.sizes = [len(numbers) * self.mixture.parameters, len(numbers) * (most + 1) if most else 0]
         self.sizes += [n for _, n in self.levels]
         marginal = [torch.zeros(self.sizes[0]), log_shares(shares).flatten() if most else torch.zeros(0)]
@@ -123,8 +124,9 @@ class Columns(nn.Module):
         z = self.scales(x)
         logit, log_slope = self.mixture(z.to(parameters[0].dtype), *parameters)
         log_p = F.logsigmoid(logit) + F.logsigmoid(-logit) + log_slope + self.scales.log_slope(x)
-        if bool(self.discrete.any()):
-            log_p = torch.where(self.discrete, self.bins(x, z, log_p, parameters), log_p)
+        if which := self.discrete_numbers:
+            bins = self.bins(x[:, which], log_p[:, which], tuple(p[:, which] for p in parameters))
+            log_p = log_p.index_copy(1, torch.tensor(which, device=x.device), bins.to(log_p))
         if gates is None:
             return log_p
         is_atom = x[..., None] == self.atoms
@@ -132,21 +134,25 @@ class Columns(nn.Module):
         hit = torch.where(is_atom, gates[..., :-1], -torch.inf)
         return torch.logsumexp(torch.cat([hit.to(rest), rest[..., None]], -1), -1)
 
-    def bins(self, x: Tensor, z: Tensor, log_density: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
-        """log of the mixture's probability of [x - step/2, x + step/2]; in float64, since they may lie close."""
-        half = self.step / 2
-        below, above = self.scales(x - half), self.scales(x + half)
+    def bins(self, x: Tensor, log_density: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        """log of the mixture's probability of [x - step/2, x + step/2] of the discrete columns.
+
+        In float64, since the two ends may lie close.
+        """
+        which = self.discrete_numbers
+        lowest, highest, step = (a[which] for a in (self.low, self.high, self.step))
+        below, above = self.scales(x - step / 2, which), self.scales(x + step / 2, which)
         narrow = (above - below) < NARROW
         wide = tuple(p.double() for p in parameters)
         a, b = self.mixture(below, *wide)[0], self.mixture(above, *wide)[0]
-        first, last = x <= self.low, x >= self.high
+        first, last = x <= lowest, x >= highest
         inside = F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1((a - b).clamp(max=-1e-12)))
         at_end = torch.where(first, F.logsigmoid(b), F.logsigmoid(-a))
-        steps = (x - self.low) / torch.where(self.discrete, self.step, 1.0)
+        steps = (x - lowest) / step
         between = (steps - steps.round()).abs() > 0.01
-        outside = (x < self.low) | (x > self.high) | between
+        outside = (x < lowest) | (x > highest) | between
         ends = (first | last) & ~outside
-        p = torch.where(narrow & ~ends, log_density + torch.log(self.step.clamp(min=1e-300)), inside)
+        p = torch.where(narrow & ~ends, log_density + torch.log(step), inside)
         p = torch.where(ends, torch.where(first & last, 0.0, at_end), p)
         return p + torch.where(outside, torch.tensor(UNSEEN).log(), torch.log1p(torch.tensor(-UNSEEN)))
 
