@@ -1,10 +1,11 @@
 """The schema of a table whose columns have types: numbers, whole or rounded numbers, and categories, with gaps.
 
 A cell is a number of 64 bits: of a categorical column the level's index (one beyond the last for a level that training
-did not have), of dates and times their number of ``DAY`` or ``SECOND`` since 1970, NaN where it is missing.
+did not have), of dates and times the seconds since 1970, NaN where it is missing.
 """
 
 import datetime
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from fvae.documents import Document, unique_names
 
-DAY, SECOND = 86_400, 1
+DAY = 86_400  # seconds
 Values = Literal["float", "integer", "boolean", "text", "date", "time"]
 Level = bool | int | float | str
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -69,28 +70,33 @@ class Column(Document):
     def description(self) -> str:
         """The type in words, with what is unusual."""
         if len(self.levels) == 1:
-            text = f"constant, {self.levels[0]}"
+            text = f"constant, {self.shown(self.levels[0])}"
         elif self.categorical:
             text = f"{len(self.levels)} levels"
         else:
             unit = {"date": "dates", "time": "times", "integer": "whole numbers"}.get(self.values, "numbers")
-            low, high = (shown(value, self.values) for value in (self.low, self.high))
+            low, high = self.shown(self.low), self.shown(self.high)
             text = "continuous" if self.type == "continuous" else f"{unit} from {low} to {high}"
             text += f" in steps of {self.step:g}" if self.type == "discrete" and self.step not in (1, DAY) else ""
             text += ", heavy-tailed" if self.heavy else ""
             often = sorted(zip(self.shares, self.atoms, strict=True), reverse=True)
-            parts = [f"{shown(value, self.values)} in {share:.0%}" for share, value in often[:2]]
+            parts = [f"{self.shown(value)} in {share:.0%}" for share, value in often[:2]]
             more = f" and {len(often) - 2} more that repeat" if len(often) > 2 else ""
             text += f", {', '.join(parts)}{more}" if parts else ""
         return text + (f", {self.missing:.1%} missing" if self.missing else "")
 
+    def shown(self, value: Level) -> str:
+        """A level or a number of the column in words, dates as dates."""
+        if self.values in ("date", "time"):
+            moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=float(value))
+            return str(moment.date() if self.values == "date" else moment)
+        return f"{value:g}" if isinstance(value, float) and not self.levels else str(value)
 
-def shown(value: float, values: Values) -> str:
-    """A number of a column in words, dates as dates."""
-    if values not in ("date", "time"):
-        return f"{value:g}"
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
-    return str(moment.date() if values == "date" else moment)
+    @property
+    def digits(self) -> int:
+        """Significant digits of a drawn number: eight, and as many more as its offset takes of them."""
+        farthest, spread = max(abs(self.low), abs(self.high)), self.high - self.low
+        return min(17, 8 + max(0, math.ceil(math.log10(farthest / spread)))) if spread > 0 < farthest else 17
 
 
 def check_columns(columns: Sequence[Column]) -> Sequence[Column]:
@@ -121,11 +127,6 @@ class Schema(Document):
     @property
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
-
-    @property
-    def numeric(self) -> bool:
-        """Whether all columns are numbers without gaps, which any flow takes."""
-        return not any(column.categorical or column.missing for column in self.columns)
 
     def of_type(self, *types: str) -> list[int]:
         """The indices of the columns of these types."""

@@ -11,9 +11,8 @@ import torch
 
 try:
     from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
-    from sklearn.exceptions import NotFittedError
     from sklearn.utils import check_random_state
-    from sklearn.utils.validation import validate_data
+    from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError:
     raise ImportError("fvae.Density needs scikit-learn: pip install 'fvae[tables]'") from None
 
@@ -104,7 +103,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def rows(self, x: Any) -> Samples:
         """New rows by the schema; raises ``NotFittedError`` before ``fit``, ``ValueError`` for other columns."""
-        self.need_fitted()
+        check_is_fitted(self, "model_")
         values = self.model_.modality.encode(self.table(x, reset=False))
         return Samples(values, [str(i) for i in range(len(values))], modality=self.model_.modality)
 
@@ -155,7 +154,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
     @property
     def typed(self) -> TypedTable:
         """The table's modality; raises ``InputError`` of a flow, which takes numbers alone."""
-        self.need_fitted()
+        check_is_fitted(self, "model_")
         if not isinstance(self.model_.modality, TypedTable):
             expected = "expected a recipe with a decoder by column, as vae or f_vae"
             raise InputError(f"{expected}, found {self.recipe}", "recipe")
@@ -200,7 +199,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
         Warns where too few rows were held out for such a p-value.
         """
-        self.need_fitted()
+        check_is_fitted(self, "model_")
         if math.isinf(self.offset_):
             needed = f"contamination {self.contamination:g} needs {math.ceil(1 / self.contamination) - 1} rows held out"
             warnings.warn(f"{needed}, found {len(self.calibration_)}: no row is called an outlier", stacklevel=2)
@@ -214,7 +213,7 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
 
     def sample(self, n: int = 1, given: dict[str, Any] | None = None, random_state: Any = None) -> Any:
         """n rows drawn from p(x) or, by importance resampling, from p(x | the columns in ``given``); see ``impute``."""
-        self.need_fitted()
+        check_is_fitted(self, "model_")
         generator = self.generator(random_state)
         if not given:
             return self.framed(self.model_.sample(n, generator=generator))
@@ -277,25 +276,20 @@ class Density(OutlierMixin, TransformerMixin, BaseEstimator):
             found[:, i] = np.where(np.isnan(rows.values[:, i]), 0.0, rest - whole)
         if not self.framed_:
             return self.in_place(found)
-        import pandas  # type: ignore[import-untyped]
+        import pandas
 
-        return pandas.DataFrame(found, columns=names)
+        return pandas.DataFrame(found, columns=names, index=getattr(X, "index", None))
 
     def number(self, column: str) -> int:
-        self.need_fitted()
         if column not in self.typed.schema.names:
             raise InputError(f"expected columns {', '.join(self.typed.schema.names[:10])}, found {column}", "column")
         return self.typed.schema.names.index(column)
-
-    def need_fitted(self) -> None:
-        if not hasattr(self, "model_"):
-            raise NotFittedError("this Density is not fitted yet; call fit first")
 
     # Files
 
     def save(self, folder: str | Path) -> None:
         """Write the model's files and estimator.json into ``folder``: JSON and safetensors, which can run no code."""
-        self.need_fitted()
+        check_is_fitted(self, "model_")
         kept = self.get_params() | {"settings": plain(self.settings), "training": plain(self.training)}
         if not isinstance(self.random_state, int | np.integer | None):
             raise InputError(

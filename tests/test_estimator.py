@@ -173,6 +173,20 @@ def test_frames_keep_what_is_observed():
     assert np.isfinite(filled["x"][20]) and (filled["x"] == new["x"]).sum() == 3
 
 
+def test_reasons_keep_the_rows_index_and_given_values_their_digits():
+    stamps = pd.Timestamp("2024-03-01") + pd.to_timedelta(np.arange(300) * 1777, "s")
+    frame = rows(300).assign(
+        at=stamps, far=1e9 + np.random.default_rng(0).normal(size=300), day=pd.Timestamp("2024-05-05")
+    )
+    density = fvae.Density(training=SHORT).fit(frame)
+    assert density.explain(frame[frame["x"] > 6]).index.tolist() == frame[frame["x"] > 6].index.tolist()
+    at = pd.Timestamp("2024-03-05 05:05:07")
+    drawn = density.sample(3, given={"at": at, "far": 1e9 + 1.5})
+    assert (drawn["at"] == at).all() and (drawn["far"] == 1e9 + 1.5).all()
+    assert (drawn["day"] == pd.Timestamp("2024-05-05")).all()
+    assert density.sample(50)["far"].nunique() == 50
+
+
 def test_few_different_rows_are_all_in_training():
     """Of two coins all four outcomes are learned, whichever rows are held out."""
     r = np.random.default_rng(0)
@@ -218,5 +232,5 @@ def test_mistakes_are_one_line(use, message):
 
 def test_unfitted_estimators_say_so(tmp_path):
     for use in (lambda d: d.score_samples(rows(3)), lambda d: d.sample(3), lambda d: d.save(tmp_path)):
-        with pytest.raises(NotFittedError, match="not fitted yet; call fit first"):
+        with pytest.raises(NotFittedError, match="This Density instance is not fitted yet"):
             use(fvae.Density())

@@ -123,9 +123,11 @@ def say_quality(found: dict[str, Any]) -> None:
     print(
         f"            {found['closest_share']:.1%} are nearer to a training row than to a held-out one (copies: 100 %)"
     )
-    if found["learned"] is not None:
-        real = found["learned_of_real"]
-        print(f"            {found['learned']:.1%} accuracy of a classifier trained on them, {real:.1%} on real rows")
+    if found["accuracy_of_drawn"] is not None:
+        real = found["accuracy_of_real"]
+        print(
+            f"            {found['accuracy_of_drawn']:.1%} accuracy of a classifier trained on them, {real:.1%} on real rows"
+        )
 
 
 def say_columns(model: LatentModel, nats: dict[str, float]) -> None:

@@ -191,6 +191,9 @@ def assignments(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",")]
     if wrong := [name for name, sign, _ in pairs if not sign or not name.strip()]:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {wrong[0]!r:.40}")
+    names = [name.strip() for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise argparse.ArgumentTypeError(f"expected one value of {twice[0]}, found two")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 

@@ -31,7 +31,7 @@ def run(parser: Parser, argv: list[str]) -> None:
     label_help = "draw this class, by its number or name, where the run was trained with labels"
     parser.add_argument("--label", metavar="K", help=label_help)
     g_help = "tables: draw the other columns given these, as age=40,sex=Female"
-    parser.add_argument("--given", type=assignments, metavar="COLUMN=VALUE,...", help=g_help)
+    parser.add_argument("--given", type=assignments, action="append", metavar="COLUMN=VALUE,...", help=g_help)
     for name, field in Generation.model_fields.items():
         add_setting(parser, name, field, field.default)
     parser.add_seed()
@@ -49,7 +49,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         if modality.noun == "sentences" or getattr(model.decoder, "draw", None) is None:
             raise InputError(f"{run}: expected a decoder with noise, found none", "decoder_temperature")
         options["decoder_temperature"] = args["decoder_temperature"]
-    if args["given"]:
+    given = together(args["given"] or [])
+    if given:
         need_columns(model, run, "given")
         if args["temperature"] not in (None, 1.0) or model.classes:
             raise InputError("expected no temperature and no labels beside given columns, found some", "given")
@@ -57,8 +58,8 @@ def run(parser: Parser, argv: list[str]) -> None:
     values = sweep or [modality.temperature if args["temperature"] is None else args["temperature"]]
     n = args["n"] or (SWEEP_LENGTH if sweep else modality.default_n)
     generator = torch.Generator().manual_seed(args["seed"])
-    if args["given"]:
-        row = need_columns(model, run, "given").row(args["given"]).to(model.like.device)
+    if given:
+        row = need_columns(model, run, "given").row(given).to(model.like.device)
         drawn = model.impute(row.expand(n, -1), candidates=CANDIDATES, generator=generator)
         modality.write(drawn.cpu().numpy(), out)
         print(out)
@@ -77,3 +78,13 @@ def run(parser: Parser, argv: list[str]) -> None:
         save_picture(sheet(rows, [f"T = {t:g}" for t in values]), out)
     if out is not None:
         print(out)
+
+
+def together(assigned: list[dict[str, str]]) -> dict[str, str]:
+    """The values of one or several --given; raises ``InputError`` for a column that has two."""
+    found: dict[str, str] = {}
+    for values in assigned:
+        if twice := sorted(found.keys() & values.keys()):
+            raise InputError(f"{twice[0]}: expected one value, found {found[twice[0]]} and {values[twice[0]]}", "given")
+        found |= values
+    return found

@@ -18,7 +18,7 @@ from fvae.data import TOKENIZER_FILE, Modality, Samples, Table, Text, Tokenizer,
 from fvae.data.table import degenerate_columns
 from fvae.errors import InputError, did_you_mean
 from fvae.files import need_folder
-from fvae.recipes import RECIPES
+from fvae.recipes import RECIPES, ColumnsDecoder
 from fvae.runs.config import config_names, config_path, read_config
 from fvae.runs.model import build, read_model_config
 from fvae.runs.renamed import MODEL, renamed
@@ -47,7 +47,8 @@ def run(parser: Parser, argv: list[str]) -> None:
         raise InputError(f"{data.source}: {needs}", "source")
     like = text_of_run(out, data.max_length) if is_text and resume else None
     train = load_data(data, "train", like)
-    data, train = typed_as_needed(data, train, make)
+    by_column = isinstance(model_settings.get("decoder"), ColumnsDecoder)
+    data, train = typed_as_needed(data, train, make, by_column)
     test = load_data(data, "test", train.modality)
     torch.manual_seed(settings.seed)
     classes = make.settings.model_fields.get("classes")
@@ -76,12 +77,15 @@ def run(parser: Parser, argv: list[str]) -> None:
         say_trivial(model, last[f"best_{unit.key}"], train, test, out, last["step"], last["best_step"])
 
 
-def typed_as_needed(data: DataSettings, train: Samples, make: Any) -> tuple[DataSettings, Samples]:
-    """A table, by ``types`` auto, as a recipe takes it: by a schema if there is need and a decoder by column."""
+def typed_as_needed(data: DataSettings, train: Samples, make: Any, by_column: bool) -> tuple[DataSettings, Samples]:
+    """A table, by ``types`` auto, as a recipe takes it: by a schema if there is need, or the decoder is ``by_column``.
+
+    A recipe without such a decoder takes numbers alone.
+    """
     typed = isinstance(train.modality, TypedTable)
     if data.types != "auto" or not isinstance(train.modality, Table) or typed == make.takes_schema:
         return data, train
-    if not typed and (data.allow_degenerate or not degenerate_columns(train)):
+    if not typed and not by_column and (data.allow_degenerate or not degenerate_columns(train)):
         return data, train
     data = data.model_copy(update={"types": "numbers" if typed else "detect"})
     return data, load_data(data, "train")

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from fvae.columns import Column, Schema
 
 FARTHEST = 10.0  # deviations, beyond which networks see numbers as if they were there
-
 FREQUENCIES = (1.0, 2.0, 4.0)  # of the waves of a number that networks see, in radians a deviation
 ALL = slice(None)
 INFINITE = 1e30  # deviations, beyond which numbers are as improbable as there

@@ -55,6 +55,8 @@ class Modality:
     array: ClassVar[str] = "x"  # the array of values in an .npz
     suffixes: ClassVar[tuple[str, ...]] = (".npz",)  # of files that samples are written to
     sheet_suffixes: ClassVar[tuple[str, ...]] = ()  # of files to look at, which reconstructions are written to
+    copies_together: ClassVar[bool] = True  # whether equal samples are held out together
+    standardized: ClassVar[bool] = False  # whether a recipe's model brings its values to mean 0 and deviation 1
     fixed_settings: ClassVar[tuple[str, ...]] = ()  # fields of ``DataSettings`` that a saved model determines
 
     # Defaults of the commands

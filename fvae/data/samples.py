@@ -89,7 +89,8 @@ def hold_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
 
     Raises ``InputError`` for fewer than two different samples.
     """
-    names = first_names(samples.names, digests(samples.values))
+    together = samples.modality.copies_together
+    names = first_names(samples.names, digests(samples.values)) if together else samples.names
     with argument_named("data"):
         train, test = (part_of(names, share, part, samples.modality.noun) for part in ("train", "test"))
     return samples.take(train), samples.take(test)

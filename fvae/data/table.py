@@ -30,6 +30,7 @@ class Table(Modality):
     columns: Sequence[str] = ()
 
     noun, suffixes = "rows", (".csv", ".npz")
+    standardized = True
 
     @property
     def size(self) -> str:
@@ -79,7 +80,7 @@ class Table(Modality):
 
     def frame(self, values: Any) -> Any:
         """Rows (N, D) as a pandas DataFrame with the columns' names."""
-        import pandas  # type: ignore[import-untyped]
+        import pandas
 
         return pandas.DataFrame(np.asarray(values), columns=self.names)
 

@@ -3,9 +3,9 @@
 import datetime
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ EPOCH = datetime.datetime(1970, 1, 1)
 class TypedTable(Table):
     """Rows (C,) of cells as ``fvae.columns`` has them, of 64 bits, with the ``schema`` that says what they are."""
 
-    schema: Schema = None  # type: ignore[assignment]
+    schema: Schema = field(kw_only=True)
 
-    wide: ClassVar[bool] = True
+    copies_together = False  # of few different rows, training would have none of one outcome
+    standardized = False  # by the schema
 
     @classmethod
     def of(cls, schema: Schema, classes: Sequence[str] = ()) -> "TypedTable":
-        return cls((len(schema),), classes, schema.names, schema)
+        return cls((len(schema),), classes, schema.names, schema=schema)
 
     @property
     def recipe_shape(self) -> Any:
@@ -72,6 +73,10 @@ class TypedTable(Table):
     def check_input(self, x: Tensor, continuous: bool = False) -> None:
         super().check_input(x)
         self.check_cells(x.cpu().double().numpy())
+
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Cells of 64 bits, whatever the model's type: a time stamp has more digits than 32 bits hold."""
+        return x.double()
 
     def scaled(self, x: Tensor) -> Tensor | None:
         return None
@@ -110,7 +115,7 @@ class TypedTable(Table):
 
     def frame(self, values: np.ndarray | Tensor) -> Any:
         """Cells (N, C), as a model gives them, as a pandas DataFrame with the columns' names and types."""
-        import pandas  # type: ignore[import-untyped]
+        import pandas
 
         return pandas.DataFrame(dict(zip(self.names, self.cells(np.asarray(values)), strict=True)))
 
@@ -153,15 +158,8 @@ class TypedTable(Table):
 
     # What a saved model keeps of its data
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return Modality.config.fget(self)  # type: ignore[attr-defined]
-
     def save(self, folder: Path) -> None:
         write_text(folder / SCHEMA_FILE, json.dumps(self.schema.model_dump(), indent=1) + "\n")
-
-    def load(self, config: dict[str, Any], folder: Path) -> "TypedTable":
-        return Modality.load(self, config, folder)  # type: ignore[return-value]
 
     def check_density(self, samples: Samples) -> None:
         """Nothing is refused: of rounded and repeated values the densities are probabilities."""
@@ -206,7 +204,7 @@ def encode_column(column: Column, cells: Cells) -> np.ndarray:
 def cell_of(column: Column, value: Any) -> float:
     """A value, which may be text, as a cell; raises ``InputError``."""
     if column.categorical:
-        levels = [str(level) for level in column.levels]
+        levels = list(map(column.shown, column.levels))
         if str(value) in levels:
             return float(levels.index(str(value)))
         known = ", ".join(levels[:10]) + (", ..." if len(levels) > 10 else "")
@@ -215,14 +213,20 @@ def cell_of(column: Column, value: Any) -> float:
         if column.values in ("date", "time"):
             moment = datetime.datetime.fromisoformat(str(value))
             zoned = moment.astimezone(datetime.UTC) if moment.tzinfo else moment
-            return (zoned.replace(tzinfo=None) - EPOCH).total_seconds()
-        number = float(value)
+            number = (zoned.replace(tzinfo=None) - EPOCH).total_seconds()
+        else:
+            number = float(value)
     except (TypeError, ValueError):
         number = np.nan
     if not np.isfinite(number):
         kind = {"date": "a date, as 2024-05-31", "time": "a time, as 2024-05-31 12:00"}.get(column.values, "a number")
         raise InputError(f"{column.name}: expected {kind}, found {value}")
-    return number
+    if column.step and abs((steps := (number - column.low) / column.step) - round(steps)) > 1e-3:
+        unit = "day" if column.values == "date" else f"{column.step:g}"
+        raise InputError(
+            f"{column.name}: expected {column.shown(column.low)} and steps of {unit} from there, found {value}"
+        )
+    return float(on_lattice(number, column.low, column.step))
 
 
 def level_key(level: Any, as_text: bool = False) -> Any:
@@ -235,7 +239,8 @@ def level_key(level: Any, as_text: bool = False) -> Any:
 def decode_column(column: Column, cells: np.ndarray) -> list[Any]:
     """The cells (N,) of a column as Python values, None where one is missing or of a level unknown."""
     if column.categorical:
-        levels = [*column.levels, None]
+        dates = column.values in ("date", "time")
+        levels = [*(to_python(column, float(level)) if dates else level for level in column.levels), None]
         return [None if np.isnan(v) else levels[int(v)] for v in cells]
     return [None if np.isnan(v) else to_python(column, float(v)) for v in cells]
 
@@ -246,9 +251,7 @@ def to_python(column: Column, value: float) -> Any:
         return moment.date() if column.values == "date" else moment
     if column.values == "integer" or (column.step and column.step == round(column.step) and column.low % 1 == 0):
         return round(value)
-    if column.step:
-        return float(f"{value:.12g}")
-    return float(f"{value:.8g}")
+    return float(f"{value:.{12 if column.step else column.digits}g}")
 
 
 def trivial_nats(column: Column, x: np.ndarray) -> float:

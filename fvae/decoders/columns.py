@@ -14,7 +14,6 @@ from fvae.transforms import LogisticMixture
 UNSEEN = 1e-4  # probability of a level that training did not have, and of whole numbers beyond the training rows'
 NARROW = 1e-3  # deviations, below which a step's probability is its density times its width
 
-
 ALL = slice(None)
 Parts = tuple[tuple[Tensor, ...], Tensor | None, list[Tensor]]
 
@@ -108,7 +107,7 @@ class Columns(nn.Module):
     def by_column(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x_c|z) of each column, in nats, 0 where it is missing: (B, C)."""
         parameters, gates, logits = self.split(self.raw(x, z))
-        found = torch.zeros(len(x), self.columns, dtype=gates_dtype(parameters, logits), device=x.device)
+        found = torch.zeros(len(x), self.columns, dtype=self.bias.dtype, device=x.device)
         if self.scales.indices:
             found[:, self.scales.indices] = self.numbers(x[:, self.scales.indices], parameters, gates).to(found)
         for (i, n), values in zip(self.levels, logits, strict=True):
@@ -308,7 +307,3 @@ def drawn_level(u: Tensor, logits: Tensor) -> Tensor:
 def log_shares(shares: Tensor) -> Tensor:
     """The logs of shares, of which none is below a ten-thousandth."""
     return shares.clamp(min=1e-4).log()
-
-
-def gates_dtype(parameters: tuple[Tensor, ...], logits: list[Tensor]) -> torch.dtype:
-    return (parameters[0] if parameters[0].shape[1] else logits[0]).dtype

@@ -22,8 +22,8 @@ class TableQuality(NamedTuple):
     marginals: dict[str, float]  # total variation of each column, in bins
     pairs: float  # mean total variation of pairs of columns, in bins
     closest_share: float  # of drawn rows that are nearer to a training row than to a held-out one: a half, or copies
-    learned: float | None  # accuracy on held-out rows of a classifier of the target that is trained on drawn rows
-    learned_of_real: float | None  # and of one that is trained on as many training rows
+    accuracy_of_drawn: float | None  # on held-out rows, of a classifier of the target trained on drawn rows
+    accuracy_of_real: float | None  # and of one trained on training rows
 
 
 def table_quality(

@@ -126,7 +126,7 @@ class ColumnsDecoder(Decoder, kind="columns"):
     """share of its units that a training step leaves out"""
 
     def build(self, generator: nn.Module, latent: Shape, shape: Shape, bits: int | None) -> nn.Module:
-        found = "images" if bits else "numbers without one; see fvae.Schema"
+        found = "images" if bits else "numbers without one; fvae.detect makes one, `types` detect of a file"
         raise InputError(f"expected a table with a schema, found {found}", "decoder")
 
     def of_columns(self, schema: Schema, generator: Callable[[int], nn.Module]) -> Columns:

@@ -89,7 +89,7 @@ def assemble(
     data: Modality, posterior: nn.Module, decoder: nn.Module, prior: Flow, code: Shape, latent: Shape
 ) -> LatentModel:
     """A model of images, scaled inside, or tables, in any units; its ``latent`` may be larger than the posterior's."""
-    preprocess = Standardize(*data.shape) if type(data) is Table else None
+    preprocess = Standardize(*data.shape) if data.standardized else None
     posterior = posterior if code == latent else Augment(posterior, code, latent)
     return LatentModel(posterior, decoder, prior, data.shape, latent, preprocess, data)
 

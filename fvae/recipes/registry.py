@@ -61,14 +61,15 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
         fields[name] = (annotation, ... if p.default is p.empty else p.default)
     shape_field = fields.pop("shape")
     shape_schema = create_model(make.__name__, __config__=CONFIG, shape=shape_field)
-    schema = create_model(make.__name__, __config__=CONFIG, **fields)
+    schema, takes_text = create_model(make.__name__, __config__=CONFIG, **fields), shape_field[0] is TextShape
 
     @functools.wraps(make)
     def build(*args: Any, **settings: Any) -> LatentModel:
         named = {name: value for name, value in settings.items() if name in signature.parameters}
         settings |= signature.bind(*args, **named).arguments
         shape = settings.pop("shape")
-        if not (typed := isinstance(shape, Schema) and not build.takes_text):  # type: ignore[attr-defined]
+        typed = isinstance(shape, Schema) and not takes_text
+        if not typed:
             shape = dict(checked(shape_schema, {"shape": shape}))["shape"]
         elif "decoder" in fields:
             settings.setdefault("decoder", "columns")
@@ -83,8 +84,8 @@ def recipe(make: Callable[..., LatentModel]) -> Callable[..., LatentModel]:
 
     build.__doc__ = f"{(make.__doc__ or '').rstrip()}\n{COMMON}"
     build.__signature__ = readable(signature)  # type: ignore[attr-defined]
-    build.settings, build.takes_text = schema, shape_field[0] is TextShape  # type: ignore[attr-defined]
-    build.takes_schema = "decoder" in fields and not build.takes_text  # type: ignore[attr-defined]
+    build.settings, build.takes_text = schema, takes_text  # type: ignore[attr-defined]
+    build.takes_schema = "decoder" in fields and not takes_text  # type: ignore[attr-defined]
     RECIPES[make.__name__] = build
     return build
 

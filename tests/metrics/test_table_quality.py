@@ -29,7 +29,7 @@ def test_rows_of_the_same_distribution():
     found = quality(TABLE.rows(rows(1000, 3)).numpy())
     assert found.failure_to_tell > 0.85 and max(found.marginals.values()) < 0.15 and found.pairs < 0.3
     assert found.closest_share == pytest.approx(0.5, abs=0.06)
-    assert found.learned == pytest.approx(found.learned_of_real, abs=0.05) and found.learned > 0.6
+    assert found.accuracy_of_drawn == pytest.approx(found.accuracy_of_real, abs=0.05) and found.accuracy_of_drawn > 0.6
 
 
 def test_copies_of_training_rows_are_seen():
@@ -44,7 +44,7 @@ def test_a_column_that_differs_is_named():
 def test_columns_that_do_not_depend_on_each_other_are_seen():
     found = quality(TABLE.rows(rows(1000, 3, tied=False)).numpy())
     assert max(found.marginals.values()) < 0.15 and found.failure_to_tell < 0.8
-    assert found.learned < found.learned_of_real - 0.15
+    assert found.accuracy_of_drawn < found.accuracy_of_real - 0.15
 
 
 def test_a_table_of_one_column():

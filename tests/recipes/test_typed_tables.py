@@ -103,6 +103,27 @@ def test_saved_models_are_the_same_and_samples_are_rows(recipe, tmp_path):
 
 
 @torch.no_grad()
+def test_bounds_are_of_cells_of_64_bits():
+    """Rounded numbers lie on their steps, which 32 bits miss: the bound is that of the decoder on the cells as given."""
+    model, x = perturb(make("vae", posterior="one-sided"), 0.02).eval(), cells(8)
+    torch.manual_seed(1)
+    bound = model.elbo(x)
+    torch.manual_seed(1)
+    terms = model(x)
+    torch.testing.assert_close(bound, -(terms.rate + terms.distortion))
+    assert model.inputs(None, x)[0].dtype == torch.float64 and torch.equal(model.impute(x)[~x.isnan()], x[~x.isnan()])
+
+
+def test_data_frames_are_held_out_by_row():
+    """As few different rows would else lose an outcome."""
+    coins = pd.DataFrame({"a": ["p", "q"] * 200, "b": (["u"] * 2 + ["v"] * 2) * 100})
+    modality = make("vae").modality.of(fvae.detect(coins))
+    samples = fvae.Samples(modality.rows(coins).numpy(), [str(i) for i in range(400)], modality=modality)
+    train, test = fvae.data.hold_out(samples, 0.2)
+    assert len(np.unique(train.values, axis=0)) == len(np.unique(test.values, axis=0)) == 4
+
+
+@torch.no_grad()
 def test_an_autoregressive_column_sees_those_before_it_alone():
     model, x = perturb(make("vae autoregressive"), 0.2).double().eval(), cells(8)
     z = torch.randn(8, *model.latent, dtype=torch.float64)
