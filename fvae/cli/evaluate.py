@@ -124,10 +124,8 @@ def say_quality(found: dict[str, Any]) -> None:
         f"            {found['closest_share']:.1%} are nearer to a training row than to a held-out one (copies: 100 %)"
     )
     if found["accuracy_of_drawn"] is not None:
-        real = found["accuracy_of_real"]
-        print(
-            f"            {found['accuracy_of_drawn']:.1%} accuracy of a classifier trained on them, {real:.1%} on real rows"
-        )
+        drawn, real = found["accuracy_of_drawn"], found["accuracy_of_real"]
+        print(f"            {drawn:.1%} accuracy of a classifier trained on them, {real:.1%} on real rows")
 
 
 def say_columns(model: LatentModel, nats: dict[str, float]) -> None:

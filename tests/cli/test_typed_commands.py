@@ -136,7 +136,7 @@ def test_flows_take_numbers_alone(people, fvae):
         (["sample", "PEOPLE", "--given", "since=x", "--out", "OUT/s.csv"], "since: expected a date, as 2024-"),
         (
             ["sample", "PEOPLE", "--given", "age=40.5", "--out", "OUT/s.csv"],
-            "age: expected 18 and steps of 1 from there",
+            "age: expected 18 and steps of 1 from",
         ),
         (["sample", "PEOPLE", "--given", "age=4,age=5", "--out", "OUT/s.csv"], "expected one value of age, found two"),
         (

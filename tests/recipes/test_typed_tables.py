@@ -104,7 +104,7 @@ def test_saved_models_are_the_same_and_samples_are_rows(recipe, tmp_path):
 
 @torch.no_grad()
 def test_bounds_are_of_cells_of_64_bits():
-    """Rounded numbers lie on their steps, which 32 bits miss: the bound is that of the decoder on the cells as given."""
+    """Rounded numbers lie on their steps, which 32 bits miss: the bound is that of the cells as they are given."""
     model, x = perturb(make("vae", posterior="one-sided"), 0.02).eval(), cells(8)
     torch.manual_seed(1)
     bound = model.elbo(x)
